@@ -1,0 +1,61 @@
+"""The only source of time. Everything inside is integer nanoseconds since the Unix epoch, UTC."""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime, timedelta
+from typing import Protocol
+
+from dvecdb.errors import Code, InvalidRequestError
+
+_UNIX_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+NANOSECONDS_PER_SECOND = 1_000_000_000
+
+
+class Clock(Protocol):
+    """Wall time and a monotonic clock. Production: `SystemClock`; tests: `testing.ManualClock`."""
+
+    def wall_ns(self) -> int:
+        """Return nanoseconds since the Unix epoch. May jump either way."""
+
+    def monotonic_ns(self) -> int:
+        """Return nanoseconds from an arbitrary start. Never goes back."""
+
+
+class SystemClock:
+    """The clock of the operating system."""
+
+    def wall_ns(self) -> int:
+        """Return the wall time."""
+        return time.time_ns()
+
+    def monotonic_ns(self) -> int:
+        """Return the monotonic time."""
+        return time.monotonic_ns()
+
+
+def to_datetime(nanoseconds: int) -> datetime:
+    """Return the aware UTC datetime of `nanoseconds`, rounded down to a microsecond."""
+    return _UNIX_EPOCH + timedelta(microseconds=nanoseconds // 1_000)
+
+
+def from_datetime(moment: datetime) -> int:
+    """Return nanoseconds since the Unix epoch.
+
+    Raises:
+        InvalidRequestError: `invalid-argument`, `moment` carries no time zone.
+    """
+    if moment.tzinfo is None:
+        raise InvalidRequestError(
+            Code.INVALID_ARGUMENT,
+            f"the time {moment.isoformat()} has no time zone; use an aware datetime, "
+            "for example datetime.now(timezone.utc)",
+        )
+    delta = moment - _UNIX_EPOCH
+    microseconds = (delta.days * 86_400 + delta.seconds) * 1_000_000 + delta.microseconds
+    return microseconds * 1_000
+
+
+def stamp(nanoseconds: int) -> str:
+    """Return the UTC directory stamp `YYYYMMDD_HHMMSS`."""
+    return to_datetime(nanoseconds).strftime("%Y%m%d_%H%M%S")

@@ -1,0 +1,131 @@
+"""Every error dvecdb raises: one class per reaction the caller can take.
+
+`DvecdbError.code` is stable and append-only (`Code`): programs match on it, people read the
+message. A message says what failed, where, what was expected, what was found and what to do next.
+
+    DvecdbError
+    ├── InvalidRequestError   fix-request   the arguments can never work
+    ├── NotFoundError         fix-request   the named thing does not exist
+    ├── ConflictError         fix-request   the stored state contradicts the request; nothing written
+    ├── DirectoryError        fix-request   the data directory cannot be used like this
+    ├── DiskFullError         retry         nothing written; works again once space is free
+    ├── OutcomeUnknownError   reopen        the write may or may not survive; a key settles it
+    ├── HandleError           reopen        this handle lost its right to the directory
+    └── DamagedDataError      restore       stored bytes are damaged and were not served
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+Advice = Literal["fix-request", "retry", "reopen", "restore", "report-bug"]
+
+
+class Code(StrEnum):
+    """Stable error codes. Append only: a code never changes its meaning and never goes away."""
+
+    INVALID_ARGUMENT = "invalid-argument"
+    INVALID_NAME = "invalid-name"
+    INVALID_ID = "invalid-id"
+    INVALID_METADATA = "invalid-metadata"
+    METADATA_TOO_LARGE = "metadata-too-large"
+    WRONG_DIMENSION = "wrong-dimension"
+    NOT_FINITE = "not-finite"
+    VECTOR_OUT_OF_RANGE = "vector-out-of-range"
+    DUPLICATE_ID = "duplicate-id"
+    BATCH_TOO_LARGE = "batch-too-large"
+    AS_OF_UNREADABLE = "as-of-unreadable"
+    READ_ONLY = "read-only"
+    COLLECTION_NOT_FOUND = "collection-not-found"
+    ID_NOT_FOUND = "id-not-found"
+    COLLECTION_EXISTS = "collection-exists"
+    ID_EXISTS = "id-exists"
+    CONDITION_FAILED = "condition-failed"
+    IDEMPOTENCY_KEY_REUSED = "idempotency-key-reused"
+    DIRECTORY_IN_USE = "directory-in-use"
+    NOT_A_DATA_DIRECTORY = "not-a-data-directory"
+    FORMAT_TOO_NEW = "format-too-new"
+    DIRECTORY_UNREADABLE = "directory-unreadable"
+    DISK_FULL = "disk-full"
+    OUTCOME_UNKNOWN = "outcome-unknown"
+    WRITES_STOPPED = "writes-stopped"
+    FENCED = "fenced"
+    FORKED_HANDLE = "forked-handle"
+    HANDLE_CLOSED = "handle-closed"
+    COLLECTION_DELETED = "collection-deleted"
+    DAMAGED_DATA = "damaged-data"
+    COLLECTION_DAMAGED = "collection-damaged"
+
+
+class DvecdbError(Exception):
+    """Base of every error of this package.
+
+    `details` carries the facts of the message as JSON values, for programs.
+    """
+
+    advice: ClassVar[Advice] = "report-bug"
+
+    def __init__(self, code: Code, message: str, **details: object) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.details: Mapping[str, object] = details
+
+    def __str__(self) -> str:
+        """Return `code: message`, the form shown to people."""
+        return f"{self.code}: {self.message}"
+
+
+class InvalidRequestError(DvecdbError):
+    """The arguments can never work. Nothing was written."""
+
+    advice = "fix-request"
+
+
+class NotFoundError(DvecdbError):
+    """The named collection or record does not exist."""
+
+    advice = "fix-request"
+
+
+class ConflictError(DvecdbError):
+    """The stored state contradicts the request. Nothing was written."""
+
+    advice = "fix-request"
+
+
+class DirectoryError(DvecdbError):
+    """The data directory is in use, is not ours, or has a format this version cannot read."""
+
+    advice = "fix-request"
+
+
+class DiskFullError(DvecdbError):
+    """There is no room for this write. Nothing was written; deletes still work."""
+
+    advice = "retry"
+
+
+class OutcomeUnknownError(DvecdbError):
+    """The write reached the disk in an unclear way: it may or may not be there after reopening.
+
+    The same call with the same idempotency key, after reopening, settles it.
+    """
+
+    advice = "reopen"
+
+
+class HandleError(DvecdbError):
+    """This handle is closed, fenced off, was forked, or its collection is gone. Open again."""
+
+    advice = "reopen"
+
+
+class DamagedDataError(DvecdbError):
+    """Stored bytes are damaged. They were not served; `details` names what is affected."""
+
+    advice = "restore"

@@ -1,0 +1,308 @@
+"""Where bytes live: the one table of file calls that everything above goes through.
+
+`Files` is the interface, `OsFiles` the production implementation, `dvecdb.testing.faults` holds
+the doubles (a disk that forgets, a recorder, a disk that fails). Rules the interface enforces by
+not offering anything else:
+
+* Directories are handles. Names are single components relative to a handle, never paths, so an
+  open collection keeps working on its own directory whatever happens to names above it.
+* No existing file can be opened for writing. `create` is exclusive; a written file is sealed.
+  The one exception is `lock`, whose file carries a few hundred bytes rewritten by its holder.
+* Writing is positional (`write_at`), whole (short writes are looped), and never implies a sync.
+* A handle is an int. Every method raises `OSError` and nothing else; the caller classifies.
+* `map` gives a read-only view of bytes; whoever serves from it verifies them first, and hands the
+  view back to nobody: it stays valid after the file is removed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import fcntl
+import mmap
+import os
+import stat as stat_module
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, NewType, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+Dir = NewType("Dir", int)  # an open directory
+File = NewType("File", int)  # an open file
+
+Buffer = bytes | bytearray | memoryview
+_WRITE_VECTOR_COUNT_MAX: Final = 512  # below IOV_MAX (1024) on Linux and macOS
+_RENAME_NOREPLACE: Final = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Stat:
+    """What is known of a name. `inode` identifies the file however it is called."""
+
+    inode: int
+    size_bytes: int
+    link_count: int
+    is_directory: bool
+    modified_ns: int
+
+
+class Files(Protocol):
+    """The file calls of dvecdb. Every method may raise `OSError`."""
+
+    def open_root(self, path: str, *, create: bool) -> Dir:
+        """Open the directory at `path`; with `create`, make it and its parents durable first."""
+
+    def open_directory(self, parent: Dir, name: str) -> Dir:
+        """Open an existing directory."""
+
+    def make_directory(self, parent: Dir, name: str) -> None:
+        """Make a directory. Durable after `sync_directory(parent)`. `FileExistsError` if taken."""
+
+    def close_directory(self, directory: Dir) -> None:
+        """Close a directory handle."""
+
+    def list_names(self, directory: Dir) -> list[str]:
+        """Return the names in a directory, sorted."""
+
+    def stat(self, directory: Dir, name: str) -> Stat | None:
+        """Return what `name` is, or None if there is no such name. Does not follow links."""
+
+    def create(self, directory: Dir, name: str) -> File:
+        """Create a file that must not exist and open it for writing and reading."""
+
+    def open(self, directory: Dir, name: str) -> File:
+        """Open an existing file for reading."""
+
+    def close(self, file: File) -> None:
+        """Close a file."""
+
+    def write_at(self, file: File, buffers: Sequence[Buffer], offset: int) -> None:
+        """Write all of `buffers` one after the other from `offset`. Not durable."""
+
+    def allocate(self, file: File, offset: int, size_bytes: int) -> None:
+        """Reserve space that reads as zeros, growing the file. `ENOSPC` before anything is used."""
+
+    def truncate(self, file: File, size_bytes: int) -> None:
+        """Cut a file being written to `size_bytes`."""
+
+    def sync(self, file: File) -> None:
+        """Make everything written to `file` durable, with its size. Works on read handles too."""
+
+    def sync_directory(self, directory: Dir) -> None:
+        """Make the names in `directory` durable."""
+
+    def seal(self, file: File) -> None:
+        """Take away write permission from a finished file."""
+
+    def read_at(self, file: File, size_bytes: int, offset: int) -> bytes:
+        """Return up to `size_bytes` from `offset`; fewer only at the end of the file."""
+
+    def size(self, file: File) -> int:
+        """Return the size of an open file."""
+
+    def map(self, file: File, size_bytes: int) -> memoryview:
+        """Return a read-only view of the first `size_bytes`, which must be in the file."""
+
+    def rename(self, source: Dir, source_name: str, target: Dir, target_name: str) -> None:
+        """Rename, refusing to replace anything (`FileExistsError`). Durable after both syncs."""
+
+    def link(self, source: Dir, source_name: str, target: Dir, target_name: str) -> None:
+        """Give a file a second name. Durable after `sync_directory(target)`."""
+
+    def remove(self, directory: Dir, name: str) -> None:
+        """Remove a file name."""
+
+    def remove_directory(self, parent: Dir, name: str) -> None:
+        """Remove an empty directory."""
+
+    def free_bytes(self, directory: Dir) -> int:
+        """Return the bytes an unprivileged user can still write."""
+
+    def open_lock(self, directory: Dir, name: str) -> File:
+        """Open the lock file, creating it if missing, without taking the lock."""
+
+    def try_lock(self, file: File) -> bool:
+        """Take the exclusive lock for as long as the file is open; False if another has it."""
+
+    def file_stat(self, file: File) -> Stat:
+        """Return what an open file is, whatever its name does."""
+
+
+class OsFiles:
+    """`Files` on the operating system."""
+
+    def open_root(self, path: str, *, create: bool) -> Dir:
+        """Open the directory at `path`."""
+        if create and not os.path.isdir(path):
+            parent, name = os.path.split(os.path.abspath(path))
+            above = self.open_root(parent, create=True)
+            try:
+                with contextlib.suppress(FileExistsError):
+                    self.make_directory(above, name)
+                self.sync_directory(above)
+            finally:
+                self.close_directory(above)
+        return Dir(os.open(path, os.O_RDONLY | os.O_DIRECTORY))
+
+    def open_directory(self, parent: Dir, name: str) -> Dir:
+        """Open an existing directory."""
+        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
+        return Dir(os.open(name, flags, dir_fd=parent))
+
+    def make_directory(self, parent: Dir, name: str) -> None:
+        """Make a directory."""
+        os.mkdir(name, 0o755, dir_fd=parent)
+
+    def close_directory(self, directory: Dir) -> None:
+        """Close a directory handle."""
+        os.close(directory)
+
+    def list_names(self, directory: Dir) -> list[str]:
+        """Return the names in a directory, sorted."""
+        return sorted(os.listdir(directory))
+
+    def stat(self, directory: Dir, name: str) -> Stat | None:
+        """Return what `name` is, or None."""
+        try:
+            found = os.stat(name, dir_fd=directory, follow_symlinks=False)
+        except FileNotFoundError:
+            return None
+        return _stat(found)
+
+    def create(self, directory: Dir, name: str) -> File:
+        """Create a file that must not exist."""
+        flags = os.O_CREAT | os.O_EXCL | os.O_RDWR
+        return File(os.open(name, flags, 0o644, dir_fd=directory))
+
+    def open(self, directory: Dir, name: str) -> File:
+        """Open an existing file for reading."""
+        return File(os.open(name, os.O_RDONLY | os.O_NOFOLLOW, dir_fd=directory))
+
+    def close(self, file: File) -> None:
+        """Close a file."""
+        os.close(file)
+
+    def write_at(self, file: File, buffers: Sequence[Buffer], offset: int) -> None:
+        """Write all of `buffers` from `offset`."""
+        pending = [memoryview(buffer).cast("B") for buffer in buffers if len(buffer)]
+        while pending:
+            group = pending[:_WRITE_VECTOR_COUNT_MAX]
+            written = os.pwritev(file, group, offset)
+            if written <= 0:
+                raise OSError(errno.EIO, "write made no progress")
+            offset += written
+            while pending and written >= pending[0].nbytes:
+                written -= pending.pop(0).nbytes
+            if written:
+                pending[0] = pending[0][written:]
+
+    def allocate(self, file: File, offset: int, size_bytes: int) -> None:
+        """Reserve space that reads as zeros."""
+        os.posix_fallocate(file, offset, size_bytes)
+
+    def truncate(self, file: File, size_bytes: int) -> None:
+        """Cut a file being written."""
+        os.ftruncate(file, size_bytes)
+
+    def sync(self, file: File) -> None:
+        """Make everything written to `file` durable, with its size."""
+        if hasattr(fcntl, "F_FULLFSYNC"):  # macOS: fsync alone stops at the drive's cache
+            fcntl.fcntl(file, fcntl.F_FULLFSYNC)
+        else:
+            os.fdatasync(file)
+
+    def sync_directory(self, directory: Dir) -> None:
+        """Make the names in `directory` durable."""
+        os.fsync(directory)
+
+    def seal(self, file: File) -> None:
+        """Take away write permission."""
+        os.fchmod(file, 0o444)
+
+    def read_at(self, file: File, size_bytes: int, offset: int) -> bytes:
+        """Return up to `size_bytes` from `offset`."""
+        data = os.pread(file, size_bytes, offset)
+        while 0 < len(data) < size_bytes:
+            more = os.pread(file, size_bytes - len(data), offset + len(data))
+            if not more:
+                break
+            data += more
+        return data
+
+    def size(self, file: File) -> int:
+        """Return the size of an open file."""
+        return os.fstat(file).st_size
+
+    def map(self, file: File, size_bytes: int) -> memoryview:
+        """Return a read-only view of the first `size_bytes`."""
+        if size_bytes == 0:
+            return memoryview(b"")
+        return memoryview(mmap.mmap(file, size_bytes, prot=mmap.PROT_READ))
+
+    def rename(self, source: Dir, source_name: str, target: Dir, target_name: str) -> None:
+        """Rename, refusing to replace anything."""
+        code = _renameat2(source, os.fsencode(source_name), target, os.fsencode(target_name))
+        if code in {errno.ENOSYS, errno.EINVAL}:  # a file system or kernel without the flag
+            if self.stat(target, target_name) is not None:
+                code = errno.EEXIST
+            else:
+                os.rename(source_name, target_name, src_dir_fd=source, dst_dir_fd=target)
+                return
+        if code:
+            raise OSError(code, os.strerror(code), source_name, None, target_name)
+
+    def link(self, source: Dir, source_name: str, target: Dir, target_name: str) -> None:
+        """Give a file a second name."""
+        os.link(source_name, target_name, src_dir_fd=source, dst_dir_fd=target)
+
+    def remove(self, directory: Dir, name: str) -> None:
+        """Remove a file name."""
+        os.unlink(name, dir_fd=directory)
+
+    def remove_directory(self, parent: Dir, name: str) -> None:
+        """Remove an empty directory."""
+        os.rmdir(name, dir_fd=parent)
+
+    def free_bytes(self, directory: Dir) -> int:
+        """Return the bytes an unprivileged user can still write."""
+        found = os.fstatvfs(directory)
+        return found.f_bavail * found.f_frsize
+
+    def open_lock(self, directory: Dir, name: str) -> File:
+        """Open the lock file, creating it if missing."""
+        return File(os.open(name, os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW, 0o644, dir_fd=directory))
+
+    def try_lock(self, file: File) -> bool:
+        """Take the exclusive lock; False if another has it."""
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+    def file_stat(self, file: File) -> Stat:
+        """Return what an open file is."""
+        return _stat(os.fstat(file))
+
+
+def _stat(found: os.stat_result) -> Stat:
+    return Stat(
+        inode=found.st_ino,
+        size_bytes=found.st_size,
+        link_count=found.st_nlink,
+        is_directory=stat_module.S_ISDIR(found.st_mode),
+        modified_ns=found.st_mtime_ns,
+    )
+
+
+def _renameat2(source: int, source_name: bytes, target: int, target_name: bytes) -> int:
+    """Rename without replacing; return 0 or an errno. The standard library has no such call."""
+    try:
+        function = ctypes.CDLL(None, use_errno=True).renameat2
+    except AttributeError:
+        return errno.ENOSYS
+    if function(source, source_name, target, target_name, _RENAME_NOREPLACE) == 0:
+        return 0
+    return ctypes.get_errno()
