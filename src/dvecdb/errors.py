@@ -6,7 +6,7 @@ message. A message says what failed, where, what was expected, what was found an
     DvecdbError
     ├── InvalidRequestError   fix-request   the arguments can never work
     ├── NotFoundError         fix-request   the named thing does not exist
-    ├── ConflictError         fix-request   the stored state contradicts the request; nothing written
+    ├── ConflictError         fix-request   the stored state contradicts it; nothing was written
     ├── DirectoryError        fix-request   the data directory cannot be used like this
     ├── DiskFullError         retry         nothing written; works again once space is free
     ├── OutcomeUnknownError   reopen        the write may or may not survive; a key settles it

@@ -58,7 +58,7 @@ class VectorType(StrEnum):
         return _DTYPES[self]
 
 
-_DTYPES = {
+_DTYPES: dict[VectorType, np.dtype[Any]] = {
     VectorType.FLOAT32: np.dtype("<f4"),
     VectorType.FLOAT16: np.dtype("<f2"),
     VectorType.INT8: np.dtype("i1"),

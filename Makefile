@@ -1,0 +1,47 @@
+# Needs make and Python 3.11 with pip; everything else goes into .venv, at the versions of uv.lock.
+
+PYTHON ?= python3
+UV_VERSION := 0.13.9
+PYTEST_ARGS ?=
+
+export UV_PYTHON_DOWNLOADS := never
+export UV_SYSTEM_CERTS := true
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check bench soak format
+
+help: ## list the targets
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 10
+
+demo: $(INSTALLED) ## write, crash, reopen and read the past, in a temporary directory
+	$(BIN)/dvecdb demo
+
+test: $(INSTALLED) ## run the tests; PYTEST_ARGS adds arguments
+	$(BIN)/python -m pytest -n 2 $(PYTEST_ARGS)
+
+check: $(INSTALLED) ## lint, formatting, types, import layers
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(INSTALLED) ## run the benchmarks
+	$(BIN)/python -m benchmarks
+
+soak: $(INSTALLED) ## run the tests for hours, with fresh seeds
+	DVECDB_SOAK=1 $(BIN)/python -m pytest -n 2 --hypothesis-profile=soak \
+		--timeout=7200 --override-ini=faulthandler_timeout=7800 $(PYTEST_ARGS)
+
+format: $(INSTALLED) ## format the code and apply the safe fixes
+	$(BIN)/ruff check --fix-only
+	$(BIN)/ruff format
+
+# uv lives in an environment of its own: a sync removes from .venv what the lock does not name.
+$(INSTALLED): pyproject.toml uv.lock
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "dvecdb needs Python 3.11 or newer; set PYTHON")'
+	test -x .venv/uv/bin/uv || { $(PYTHON) -m venv .venv && $(PYTHON) -m venv .venv/uv; }
+	.venv/uv/bin/python -m pip install --quiet uv==$(UV_VERSION)
+	UV_PROJECT_ENVIRONMENT=.venv .venv/uv/bin/uv sync --frozen --all-groups --python $(BIN)/python
+	@touch $@

@@ -1,0 +1,13 @@
+"""Hypothesis profiles: dev by default, ci when the environment says CI, soak on demand."""
+
+import os
+
+from hypothesis import HealthCheck, settings
+
+# No deadline and no complaint about slow generation: a busy machine is not a defect.
+_PATIENT = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+
+settings.register_profile("dev", _PATIENT, max_examples=50)
+settings.register_profile("ci", _PATIENT, max_examples=300, derandomize=True, print_blob=True)
+settings.register_profile("soak", _PATIENT, max_examples=5_000, print_blob=True)
+settings.load_profile("ci" if os.environ.get("CI") else "dev")
