@@ -1,0 +1,95 @@
+"""Large batches: the segment is written in the caller's thread, then one log record names it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+import numpy as np
+
+from dvecdb.engine.lookup import Run, make_run
+from dvecdb.engine.segment import Segment
+from dvecdb.engine.segment_writer import ByteColumn, SegmentContent, remove_partial, write_segment
+from dvecdb.engine.storage import write_failed
+from dvecdb.engine.store import BulkSegment, Ticket
+from dvecdb.formats import names
+from dvecdb.formats.columns import encode_texts
+from dvecdb.formats.lookup_file import hash_ids
+from dvecdb.formats.manifest_file import SegmentEntry
+
+if TYPE_CHECKING:
+    from dvecdb.engine.store import Store
+    from dvecdb.engine.writes import Write
+    from dvecdb.records import Commit
+
+
+def commit_bulk(store: Store, write: Write) -> Commit:
+    """Commit a large write durably.
+
+    Raises:
+        DvecdbError: as any write; nothing of it is visible then.
+    """
+    store.check_writable()
+    ticket = Ticket(write)
+    bulk = _prepare(store, write)
+    try:
+        store.commit_bulk(ticket, bulk)
+    finally:
+        # After the commit the partial name is gone; before it, nobody knows the segment.
+        remove_partial(store.environment.files, store.directories.segments, bulk.partial_name)
+    assert ticket.commit is not None
+    return ticket.commit
+
+
+def _prepare(store: Store, write: Write) -> BulkSegment:
+    assert write.vectors is not None
+    environment, parent = store.environment, store.directories.segments
+    collection = UUID(store.manifest.collection_uuid)
+    lineage = UUID(store.manifest.lineage)
+    count = len(write.ids)
+    lengths, joined = encode_texts(write.ids)
+    metadata = write.metadata or []
+    sizes = np.fromiter(map(len, metadata), np.uint32, len(metadata)) if metadata else np.zeros(count, np.uint32)
+    content = SegmentContent(
+        rows=count,
+        vectors=[write.vectors.data],
+        ids=ByteColumn(lengths, [joined]),
+        metadata=ByteColumn(sizes, [b"".join(metadata)]),
+        first_lsn=0,
+        commits=0,
+    )
+    try:
+        written = write_segment(
+            environment.files, parent, content, store.schema, environment.new_uuid(), collection
+        )
+    except OSError as error:
+        raise write_failed(f"writing a segment of {store.name!r}", error) from error
+    hashes = hash_ids(write.ids)
+
+    def rename_to(first_row: int, lsn: int) -> str:
+        name = names.segment_name(first_row, lsn, written.uuid.hex)
+        environment.files.rename(parent, written.partial_name, parent, name)
+        environment.files.sync_directory(parent)
+        return name
+
+    def open_as(first_row: int, lsn: int) -> Segment:
+        entry = SegmentEntry(
+            directory=names.segment_name(first_row, lsn, written.uuid.hex),
+            uuid=written.uuid.hex,
+            digest=written.digest,
+            first_row=first_row,
+            row_end=first_row + count,
+            first_lsn=lsn,
+            last_lsn=lsn,
+            commits=0,
+            records_bytes=written.records_bytes,
+            vectors_bytes=written.vectors_bytes,
+        )
+        return Segment(environment.files, parent, entry, store.report, store.name)
+
+    def run_at(first_row: int) -> Run:
+        return make_run(collection, lineage, first_row, hashes)
+
+    return BulkSegment(
+        written.partial_name, written.uuid, written.digest, count, open_as, rename_to, run_at
+    )

@@ -1,0 +1,398 @@
+"""A collection as users see it: writes that are durable when they return, reads at any LSN."""
+
+from __future__ import annotations
+
+import os
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+from dvecdb.clock import from_datetime, to_datetime
+from dvecdb.engine.bulk import commit_bulk
+from dvecdb.engine.group import GroupCommit
+from dvecdb.engine.maintenance import maintain, needs_freeze
+from dvecdb.engine.snapshot import Snapshot
+from dvecdb.engine.writes import Options, Update, WriteChecker
+from dvecdb.errors import Code, DiskFullError, HandleError, InvalidRequestError
+from dvecdb.records import CollectionStats, Epoch, Finding, Lsn, VerifyReport
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from dvecdb.engine.snapshot import OnDamage
+    from dvecdb.engine.store import Store
+    from dvecdb.engine.writes import UpdateMode, Write
+    from dvecdb.records import Commit, Hits, Json, Metadata, Page, Record, Schema
+
+AsOf = int | datetime
+
+
+class Documents:
+    """The versioned JSON documents of a collection: job cursors, tags and the like."""
+
+    def __init__(self, collection: Collection) -> None:
+        self._collection = collection
+
+    def get(self, namespace: str, key: str, *, as_of: AsOf | None = None) -> Json:
+        """Return the value of a document, or None."""
+        return self._collection.snapshot(as_of=as_of).document(namespace, key)
+
+    def list(self, namespace: str, *, as_of: AsOf | None = None) -> dict[str, Json]:
+        """Return every document of a namespace by key."""
+        return self._collection.snapshot(as_of=as_of).documents(namespace)
+
+
+class Collection:
+    """An open collection. Safe to use from any number of threads.
+
+    Every write returns a `Commit` and is durable then. Every write may carry `if_lsn` (refused if
+    any id it touches was changed after that LSN), `expect` (documents that must have these values),
+    `idempotency_key` (the same call again answers the same and writes nothing), and `actor`,
+    `reason` and `request_id` for the commit note.
+    """
+
+    def __init__(self, store: Store, after_commit: Callable[[Store], None], check_open: Callable[[], None]) -> None:
+        settings = store.environment.settings
+        self._store = store
+        self._check_database = check_open
+        self._after_commit = after_commit
+        self._pid = os.getpid()
+        self._gone: HandleError | None = None
+        self._group = GroupCommit(store.commit, settings)
+        uuid = UUID(store.manifest.collection_uuid)
+        self._checker = WriteChecker(store.schema, settings, uuid, store.environment.new_uuid)
+        self.documents = Documents(self)
+
+    @property
+    def name(self) -> str:
+        """The collection's name."""
+        return self._store.name
+
+    @property
+    def schema(self) -> Schema:
+        """Dimension, metric and vector type."""
+        return self._store.schema
+
+    # --- writes ---
+
+    def upsert(  # noqa: PLR0913
+        self,
+        ids: Sequence[str] | None = None,
+        vectors: Any = None,  # noqa: ANN401
+        metadata: Sequence[Metadata | None] | None = None,
+        *,
+        if_lsn: int | None = None,
+        expect: Mapping[tuple[str, str], Json] | None = None,
+        idempotency_key: str | None = None,
+        actor: str | None = None,
+        reason: str | None = None,
+        request_id: str | None = None,
+    ) -> Commit:
+        """Write records, replacing those whose ids exist. Durable on return.
+
+        vectors: [n, dimension], an array of any float type or lists; ids: n texts, or None to have
+        UUIDs made; metadata: n JSON objects or None. A repeated id: the last one wins.
+
+        Raises:
+            InvalidRequestError, ConflictError, DiskFullError, OutcomeUnknownError, HandleError.
+        """
+        options = Options(if_lsn, expect, idempotency_key, actor, reason, request_id)
+        return self._write("upsert", options, ids=ids, vectors=_required(vectors), metadata=metadata)
+
+    def insert(  # noqa: PLR0913
+        self,
+        ids: Sequence[str] | None = None,
+        vectors: Any = None,  # noqa: ANN401
+        metadata: Sequence[Metadata | None] | None = None,
+        *,
+        if_lsn: int | None = None,
+        expect: Mapping[tuple[str, str], Json] | None = None,
+        idempotency_key: str | None = None,
+        actor: str | None = None,
+        reason: str | None = None,
+        request_id: str | None = None,
+    ) -> Commit:
+        """Write new records; if any id exists nothing is written. Durable on return.
+
+        Raises:
+            ConflictError: `id-exists`, names them. Others as `upsert`.
+        """
+        options = Options(if_lsn, expect, idempotency_key, actor, reason, request_id)
+        return self._write(
+            "insert", options, ids=ids, vectors=_required(vectors), metadata=metadata, mode="insert"
+        )
+
+    def delete(  # noqa: PLR0913
+        self,
+        ids: Sequence[str],
+        *,
+        if_lsn: int | None = None,
+        expect: Mapping[tuple[str, str], Json] | None = None,
+        idempotency_key: str | None = None,
+        actor: str | None = None,
+        reason: str | None = None,
+        request_id: str | None = None,
+    ) -> Commit:
+        """Delete records; `Commit.count` says how many existed. Durable on return. Works on a full disk.
+
+        They stay readable with `as_of` inside the history window.
+        """
+        options = Options(if_lsn, expect, idempotency_key, actor, reason, request_id)
+        return self._write("delete", options, deletes=_id_list(ids))
+
+    def update_metadata(  # noqa: PLR0913
+        self,
+        ids: Sequence[str],
+        metadata: Sequence[Metadata],
+        *,
+        mode: UpdateMode = "merge",
+        if_lsn: int | None = None,
+        expect: Mapping[tuple[str, str], Json] | None = None,
+        idempotency_key: str | None = None,
+        actor: str | None = None,
+        reason: str | None = None,
+        request_id: str | None = None,
+    ) -> Commit:
+        """Change the metadata of existing records and leave their vectors. Durable on return.
+
+        mode: `merge` sets the given top-level keys, `replace` replaces the whole object.
+
+        Raises:
+            NotFoundError: `id-not-found`; nothing was updated.
+        """
+        options = Options(if_lsn, expect, idempotency_key, actor, reason, request_id)
+        texts, values = _id_list(ids), list(metadata)
+        if len(texts) != len(values):
+            raise InvalidRequestError(
+                Code.INVALID_ARGUMENT, f"{len(texts)} ids for {len(values)} metadata; pass one per id"
+            )
+        updates = [Update(text, value, mode) for text, value in zip(texts, values, strict=True)]
+        return self._write("update_metadata", options, updates=updates)
+
+    def write(  # noqa: PLR0913
+        self,
+        *,
+        upserts: Mapping[str, Any] | None = None,
+        deletes: Sequence[str] = (),
+        documents: Mapping[tuple[str, str], Json] | None = None,
+        if_lsn: int | None = None,
+        expect: Mapping[tuple[str, str], Json] | None = None,
+        idempotency_key: str | None = None,
+        actor: str | None = None,
+        reason: str | None = None,
+        request_id: str | None = None,
+    ) -> Commit:
+        """Write one atomic batch of upserts, deletes and documents. Durable on return.
+
+        upserts: a mapping with `vectors` and, if wanted, `ids` and `metadata`, as `upsert` takes
+        them; documents: values by (namespace, key), None removing one.
+        """
+        options = Options(if_lsn, expect, idempotency_key, actor, reason, request_id)
+        parts = dict(upserts or {})
+        unknown = set(parts) - {"ids", "vectors", "metadata"}
+        if unknown:
+            raise InvalidRequestError(
+                Code.INVALID_ARGUMENT,
+                f"upserts: unknown {', '.join(sorted(map(str, unknown)))}; expected ids, vectors, metadata",
+            )
+        if upserts is not None:
+            _required(parts.get("vectors"))
+        return self._write(
+            "write",
+            options,
+            ids=parts.get("ids"),
+            vectors=parts.get("vectors"),
+            metadata=parts.get("metadata"),
+            deletes=_id_list(deletes),
+            documents=documents,
+        )
+
+    def _write(self, operation: str, options: Options, **parts: Any) -> Commit:  # noqa: ANN401
+        self._enter()
+        self._store.check_writable()
+        write: Write = self._checker.check(operation, options, **parts)
+        settings = self._store.environment.settings
+        self._make_room(write)
+        if write.size_bytes >= settings.bulk_bytes and not write.updates:
+            commit = commit_bulk(self._store, write)
+        else:
+            commit = self._group.submit(write)
+        self._after_commit(self._store)
+        return commit
+
+    def _make_room(self, write: Write) -> None:
+        """Wait for a flush while too much waits for one, and refuse inserts on a nearly full disk."""
+        store, settings = self._store, self._store.environment.settings
+        while len(store.view.memtables) > settings.memtables_max or (
+            needs_freeze(store) and store.active.size_bytes > 2 * settings.flush_bytes
+        ):
+            maintain(store)
+            store.check_writable()
+            if store.space_wanted:
+                if not write.ids:
+                    return
+                raise DiskFullError(
+                    Code.DISK_FULL,
+                    "the memtables are full and cannot be flushed: no space left; nothing was "
+                    "written. Free space or delete rows or collections, then try again",
+                )
+        wal = store.wal
+        if write.ids and settings.low_water_bytes and wal is not None and wal.must_grow(write.size_bytes):
+            free = store.environment.files.free_bytes(store.directories.root)
+            if free < settings.low_water_bytes + write.size_bytes:
+                raise DiskFullError(
+                    Code.DISK_FULL,
+                    f"{free} bytes are free, inserts need {settings.low_water_bytes} beside their own "
+                    "(low_water_bytes); nothing was written. Deletes still work",
+                    free_bytes=free,
+                )
+
+    # --- reads ---
+
+    def snapshot(self, *, as_of: AsOf | None = None) -> Snapshot:
+        """Return a consistent read view: of now, of an LSN, or of an aware datetime.
+
+        Raises:
+            InvalidRequestError: `as-of-unreadable`, says what is readable.
+        """
+        self._enter()
+        visible = self._store.visible  # first: the view is then at least as new
+        view = self._store.view
+        if as_of is None:
+            return Snapshot(view, self._store.schema, visible.lsn, visible.row_limit)
+        lsn = self._resolve(as_of, visible.lsn, visible.hlc)
+        return Snapshot(view, self._store.schema, lsn, view.row_limit(lsn))
+
+    def _resolve(self, as_of: AsOf, last_lsn: int, hlc: int) -> int:
+        view, horizon = self._store.view, self._store.manifest.horizon_lsn
+        if isinstance(as_of, datetime):
+            moment = from_datetime(as_of)
+            latest = max(hlc, self._store.environment.clock.wall_ns())
+            lsn = view.lsn_at(moment, last_lsn)
+            if moment > latest or lsn < horizon or (lsn == 0 and moment < self._store.created_ns):
+                raise InvalidRequestError(
+                    Code.AS_OF_UNREADABLE,
+                    f"as_of {as_of.isoformat()}: readable are times from "
+                    f"{to_datetime(self._store.created_ns).isoformat()} to "
+                    f"{to_datetime(latest).isoformat()}",
+                )
+            return lsn
+        if not isinstance(as_of, int) or isinstance(as_of, bool) or not horizon <= as_of <= last_lsn:
+            raise InvalidRequestError(
+                Code.AS_OF_UNREADABLE,
+                f"as_of {as_of!r}: readable are LSNs {horizon} to {last_lsn}, and times inside that window",
+                first=horizon,
+                last=last_lsn,
+            )
+        return as_of
+
+    def get(
+        self, ids: Sequence[str], *, as_of: AsOf | None = None, with_vectors: bool = True
+    ) -> list[Record | None]:
+        """Return the records of `ids` in order, None for those that do not exist."""
+        return self.snapshot(as_of=as_of).get(ids, with_vectors=with_vectors)
+
+    def search(
+        self,
+        query: Any,  # noqa: ANN401
+        *,
+        limit: int = 10,
+        as_of: AsOf | None = None,
+        with_metadata: bool = True,
+        on_damage: OnDamage = "fail",
+    ) -> Hits:
+        """Return the `limit` nearest records, exactly, best first. query: [dimension], finite."""
+        snapshot = self.snapshot(as_of=as_of)
+        return snapshot.search(query, limit=limit, with_metadata=with_metadata, on_damage=on_damage)
+
+    def scan(self, *, as_of: AsOf | None = None, with_vectors: bool = False) -> Iterator[Record]:
+        """Yield every record of one consistent state, in row order."""
+        return self.snapshot(as_of=as_of).scan(with_vectors=with_vectors)
+
+    def scroll(
+        self,
+        *,
+        limit: int = 100,
+        after: int | None = None,
+        as_of: AsOf | None = None,
+        with_vectors: bool = False,
+    ) -> Page:
+        """Return a page of records in row order; `after` is the `next` of the page before."""
+        return self.snapshot(as_of=as_of).scroll(limit=limit, after=after, with_vectors=with_vectors)
+
+    def count(self, *, as_of: AsOf | None = None) -> int:
+        """Return the number of records."""
+        return self.snapshot(as_of=as_of).count()
+
+    # --- care ---
+
+    def stats(self) -> CollectionStats:
+        """Return the collection's figures."""
+        self._enter()
+        store = self._store
+        visible, view = store.visible, store.view
+        return CollectionStats(
+            name=store.name,
+            uuid=store.manifest.collection_uuid,
+            schema=store.schema,
+            count=view.count(visible.lsn, visible.row_limit),
+            rows=visible.row_limit,
+            last_lsn=Lsn(visible.lsn),
+            flushed_lsn=Lsn(view.manifest.flushed_lsn),
+            horizon_lsn=Lsn(view.manifest.horizon_lsn),
+            epoch=Epoch(int(store.epoch)),
+            segments=len(view.segments),
+            segment_bytes=sum(s.entry.vectors_bytes + s.entry.records_bytes for s in view.segments),
+            memtable_rows=sum(memtable.rows for memtable in view.memtables),
+            memtable_bytes=sum(memtable.size_bytes for memtable in view.memtables),
+            wal_bytes=store.wal.size if store.wal is not None else 0,
+            syncs=store.syncs,
+            findings=len(self.findings()),
+        )
+
+    def findings(self) -> list[Finding]:
+        """Return what is damaged or doubtful in this collection."""
+        return self._store.environment.findings.all(self._store.name)
+
+    def verify(self) -> VerifyReport:
+        """Read and check every stored byte of the segments; damage becomes findings."""
+        self._enter()
+        blocks = size = 0
+        for segment in self._store.view.segments:
+            found = segment.verify()
+            blocks, size = blocks + found[0], size + found[1]
+        findings = self.findings()
+        return VerifyReport(self.name, not findings, blocks, size, findings)
+
+    def flush(self) -> None:
+        """Write everything in memory into segments and do the maintenance that is due."""
+        self._enter()
+        self._store.check_writable()
+        maintain(self._store, force_flush=True)
+        self._store.check_writable()
+
+    def leave(self, error: HandleError) -> None:
+        """Make every further call on this handle raise `error`."""
+        self._gone = error
+
+    def _enter(self) -> None:
+        if self._pid != os.getpid():
+            raise HandleError(
+                Code.FORKED_HANDLE,
+                "this handle was opened before a fork; open the data directory again in the child",
+            )
+        if self._gone is not None:
+            raise self._gone
+        self._check_database()
+
+
+def _required(vectors: Any) -> Any:  # noqa: ANN401
+    if vectors is None:
+        raise InvalidRequestError(Code.INVALID_ARGUMENT, "vectors are missing; pass [n, dimension]")
+    return vectors
+
+
+def _id_list(ids: Sequence[str]) -> list[str]:
+    if isinstance(ids, (str, bytes)):
+        raise InvalidRequestError(Code.INVALID_ARGUMENT, f"ids: expected a list of ids, found {ids!r:.80}")
+    return list(ids)

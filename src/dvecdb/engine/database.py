@@ -1,0 +1,548 @@
+"""A data directory: its lock, its collections, create and delete.
+
+    DATA_DIR/LOCK              held for life by the one writing process
+    DATA_DIR/collections/X     self-contained; the directory's name is the collection's name
+    DATA_DIR/.deleted/X_stamp  deleted collections, whole
+
+One damaged collection is set aside with a reason; the others open and serve.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import uuid
+import weakref
+from typing import TYPE_CHECKING, Final
+
+from dvecdb.clock import SystemClock, stamp
+from dvecdb.engine.collection import Collection
+from dvecdb.engine.findings import Findings
+from dvecdb.engine.lock import WriterLock, read_content
+from dvecdb.engine.maintenance import Worker, maintain
+from dvecdb.engine.manifest import schema_entry
+from dvecdb.engine.reclaim import drop_ballast, drop_partials, drop_uncommitted_deletion, remove_tree
+from dvecdb.engine.recovery import Access, open_store
+from dvecdb.engine.replay import SetAsideError
+from dvecdb.engine.storage import close_quietly, disk_full, is_disk_full, read_file, write_failed, write_file
+from dvecdb.engine.store import Environment
+from dvecdb.errors import (
+    Code,
+    ConflictError,
+    DamagedDataError,
+    DirectoryError,
+    DvecdbError,
+    HandleError,
+    InvalidRequestError,
+    NotFoundError,
+)
+from dvecdb.formats import names
+from dvecdb.formats.framing import FormatError, check_format
+from dvecdb.formats.manifest_file import (
+    CollectionFile,
+    DeletionFile,
+    Manifest,
+    decode_collection_file,
+    seal_json,
+)
+from dvecdb.media.files import OsFiles
+from dvecdb.records import (
+    DIMENSION_MAX,
+    NAME_PATTERN,
+    Epoch,
+    Finding,
+    Metric,
+    Schema,
+    VectorType,
+    check_name,
+    parse_metric,
+    parse_vector_type,
+)
+from dvecdb.settings import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import TracebackType
+
+    from dvecdb.clock import Clock
+    from dvecdb.engine.store import Store
+    from dvecdb.media.files import Dir, Files
+
+_READ_ONLY_ATTEMPTS: Final = 5
+_CLOSE_FLUSH_BYTES: Final = 4 * 1024 * 1024
+_CLOSE_FLUSH_COMMITS: Final = 1000
+_OWN_NAMES: Final = frozenset({names.LOCK, names.BALLAST, names.COLLECTIONS, names.TRASH, ".backups"})
+
+_open_databases: weakref.WeakSet[Database] = weakref.WeakSet()
+
+
+class Database:
+    """An open data directory. Safe to use from any number of threads; not across a fork.
+
+    `_lock` guards the table of collections and is taken before any lock of a collection.
+    """
+
+    def __init__(  # noqa: PLR0913  # the composition root of the embedded engine
+        self,
+        path: str,
+        *,
+        read_only: bool = False,
+        settings: Settings | None = None,
+        files: Files | None = None,
+        clock: Clock | None = None,
+        new_uuid: Callable[[], uuid.UUID] = uuid.uuid4,
+        background: bool = True,
+    ) -> None:
+        """Open or create the data directory at `path` and recover every collection in it.
+
+        Raises:
+            DirectoryError: `directory-in-use`, `not-a-data-directory`, `format-too-new`,
+                `directory-unreadable`.
+        """
+        self.path = path
+        self.read_only = read_only
+        self._files = files if files is not None else OsFiles()
+        self._settings = settings if settings is not None else Settings()
+        self._clock = clock if clock is not None else SystemClock()
+        self._new_uuid = new_uuid
+        self._findings = Findings()
+        self._lock = threading.RLock()
+        self._pid = os.getpid()
+        self._closed = False
+        self._stores: dict[str, Store] = {}
+        self._collections: dict[str, Collection] = {}
+        self._set_aside: dict[str, Finding] = {}
+        self._writer: WriterLock | None = None
+        self._worker: Worker | None = None
+        try:
+            self._root = self._files.open_root(path, create=not read_only)
+        except OSError as error:
+            raise _unreadable(path, error) from error
+        try:
+            self._open()
+        except OSError as error:
+            self._abandon()
+            if is_disk_full(error):
+                raise disk_full(f"opening {path}", error) from error
+            raise _unreadable(path, error) from error
+        except BaseException:
+            self._abandon()
+            raise
+        if background and not read_only:
+            self._worker = Worker(lambda: list(self._stores.values()), self._settings.idle_marker_ms)
+        _open_databases.add(self)
+
+    def __enter__(self) -> Database:
+        """Return the database."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Close the database."""
+        self.close()
+
+    # --- opening ---
+
+    def _open(self) -> None:
+        files, root = self._files, self._root
+        present = [name for name in files.list_names(root) if name != "lost+found"]
+        if present and names.COLLECTIONS not in present and names.LOCK not in present:
+            raise DirectoryError(
+                Code.NOT_A_DATA_DIRECTORY,
+                f"{self.path} is not a dvecdb data directory: it has neither {names.LOCK} nor "
+                f"{names.COLLECTIONS}/, but {', '.join(present[:5])}. Choose another or an empty directory",
+                path=self.path,
+            )
+        if self.read_only:
+            self._epoch = self._read_epoch()
+        else:
+            self._writer = WriterLock(files, root, str(self._new_uuid()), epoch_min=self._epoch_min())
+            self._epoch = self._writer.epoch
+            for name in (names.COLLECTIONS, names.TRASH):
+                with contextlib.suppress(FileExistsError):
+                    files.make_directory(root, name)
+            files.sync_directory(root)
+            self._keep_ballast()
+        try:
+            self._directory = files.open_directory(root, names.COLLECTIONS)
+        except FileNotFoundError:
+            raise DirectoryError(
+                Code.NOT_A_DATA_DIRECTORY, f"{self.path} has no {names.COLLECTIONS}/", path=self.path
+            ) from None
+        self._environment = Environment(
+            files, self._clock, self._settings, self._findings, self._new_uuid, self._writer
+        )
+        if not self.read_only:
+            drop_partials(files, self._directory)
+        for name in files.list_names(self._directory):
+            if NAME_PATTERN.fullmatch(name):
+                self._open_collection(name)
+
+    def _epoch_min(self) -> int:
+        """Return one more than any epoch in the names of log files: LOCK may be damaged."""
+        files, highest = self._files, 0
+        try:
+            directory = files.open_directory(self._root, names.COLLECTIONS)
+        except FileNotFoundError:
+            return 1
+        try:
+            for name in files.list_names(directory):
+                with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+                    collection = files.open_directory(directory, name)
+                    try:
+                        logs = files.open_directory(collection, names.WAL)
+                        try:
+                            parsed = map(names.parse_wal_name, files.list_names(logs))
+                            highest = max([highest, *(item[0] for item in parsed if item)])
+                        finally:
+                            files.close_directory(logs)
+                    finally:
+                        files.close_directory(collection)
+        finally:
+            files.close_directory(directory)
+        return highest + 1
+
+    def _read_epoch(self) -> Epoch:
+        """Return the epoch in LOCK, for a read-only handle; note whether a writer is alive."""
+        self._writer_alive = False
+        if self._files.stat(self._root, names.LOCK) is None:
+            return Epoch(0)
+        file = self._files.open(self._root, names.LOCK)
+        try:
+            content = read_content(self._files.read_at(file, 512, 0))
+            if content is not None:
+                check_format("the data directory", content.format_version, content.required_features)
+            self._writer_alive = not self._files.try_lock(file)
+        finally:
+            self._files.close(file)
+        return content.epoch if content is not None else Epoch(0)  # type: ignore[return-value]
+
+    def _open_collection(self, name: str) -> None:
+        attempts = _READ_ONLY_ATTEMPTS if self.read_only else 1
+        for attempt in range(attempts):
+            try:
+                self._stores[name] = self._recover(name)
+            except SetAsideError as error:
+                self._set_aside[name] = Finding(error.code, name, error.where, error.message, "the collection")
+            except (OSError, DvecdbError) as error:
+                if isinstance(error, DirectoryError):
+                    raise
+                message = error.strerror if isinstance(error, OSError) else str(error)
+                self._set_aside[name] = Finding(
+                    "collection-unreadable", name, name, f"{name}: {message}", "the collection"
+                )
+            else:
+                self._set_aside.pop(name, None)
+                self._collections[name] = self._wrap(self._stores[name])
+                return
+            if attempt + 1 < attempts:  # beside a writer, files may go between two looks
+                self._findings.forget(name)
+        self._findings.add(self._set_aside[name])
+
+    def _recover(self, name: str) -> Store:
+        files = self._files
+        directory = files.open_directory(self._directory, name)
+        try:
+            created_ns = self._check_collection_file(name, directory)
+            if not self.read_only:
+                drop_uncommitted_deletion(files, directory)
+            store = open_store(name, self._environment, directory, self._epoch, self._access())
+        except BaseException:
+            files.close_directory(directory)
+            raise
+        store.created_ns = created_ns
+        if self.read_only:
+            store.stopped = _read_only_error()
+        return store
+
+    def _access(self) -> Access:
+        if not self.read_only:
+            return Access.WRITE
+        return Access.READ_BESIDE_WRITER if self._writer_alive else Access.READ
+
+    def _check_collection_file(self, name: str, directory: Dir) -> int:
+        """Return when the collection was created. A damaged file is a finding: manifests know more."""
+        try:
+            return decode_collection_file(read_file(self._files, directory, names.COLLECTION_FILE)).created_ns
+        except (FormatError, OSError) as error:
+            where = f"{name}/{names.COLLECTION_FILE}"
+            self._findings.add(Finding("collection-file-damaged", name, where, f"{where}: {error}"))
+            return 0
+
+    def _wrap(self, store: Store) -> Collection:
+        return Collection(store, self._committed, self._check_open)
+
+    def _committed(self, store: Store) -> None:
+        if self._worker is not None:
+            self._worker.after_commit(store)
+        else:
+            maintain(store)
+
+    # --- space ---
+
+    def _keep_ballast(self) -> None:
+        """Make the ballast file if there is room for it."""
+        files, size = self._files, self._settings.ballast_bytes
+        if not size or files.stat(self._root, names.BALLAST) is not None:
+            return
+        with contextlib.suppress(OSError):
+            file = files.create(self._root, names.BALLAST)
+            try:
+                files.allocate(file, 0, size)
+            except OSError:
+                drop_ballast(files, self._root)
+            finally:
+                close_quietly(files, file)
+
+    # --- collections ---
+
+    def create_collection(
+        self,
+        name: str,
+        *,
+        dimension: int,
+        metric: str = Metric.COSINE,
+        vector_type: str = VectorType.FLOAT32,
+    ) -> Collection:
+        """Create a collection; durable on return.
+
+        Raises:
+            InvalidRequestError: `invalid-name`, `invalid-argument`.
+            ConflictError: `collection-exists`, also where only the case differs.
+            DiskFullError: `disk-full`.
+        """
+        self._check_open()
+        self._check_writable()
+        check_name(name)
+        if not isinstance(dimension, int) or isinstance(dimension, bool) or not 1 <= dimension <= DIMENSION_MAX:
+            raise InvalidRequestError(
+                Code.INVALID_ARGUMENT, f"dimension: expected 1 to {DIMENSION_MAX}, found {dimension!r}"
+            )
+        schema = Schema(dimension, parse_metric(metric), parse_vector_type(vector_type))
+        with self._lock:
+            for existing in self._files.list_names(self._directory):
+                if existing.lower() == name.lower():
+                    raise ConflictError(
+                        Code.COLLECTION_EXISTS,
+                        f"collection {existing!r} exists; nothing was changed. Delete it first (it goes to "
+                        "the trash) or choose another name",
+                        name=existing,
+                    )
+            try:
+                store = self._build(name, schema)
+            except OSError as error:
+                raise write_failed(f"creating collection {name!r}", error) from error
+            self._stores[name] = store
+            collection = self._collections[name] = self._wrap(store)
+        return collection
+
+    def _build(self, name: str, schema: Schema) -> Store:
+        """Build a collection under a partial name, open it, and give it its name."""
+        files, parent = self._files, self._directory
+        partial = names.PARTIAL + name
+        remove_tree(files, parent, partial)
+        files.make_directory(parent, partial)
+        directory = files.open_directory(parent, partial)
+        store: Store | None = None
+        try:
+            for child in names.COLLECTION_DIRECTORIES:
+                files.make_directory(directory, child)
+            now, collection_uuid = self._clock.wall_ns(), str(self._new_uuid())
+            entry = schema_entry(schema)
+            manifest = Manifest(
+                generation=1, epoch=int(self._epoch), collection_uuid=collection_uuid,
+                lineage=str(self._new_uuid()), reason="create", created_ns=now, schema=entry,
+                segments=[], flushed_lsn=0, flushed_hash=0, row_end=0, hlc=now,
+            )  # fmt: skip
+            manifests = files.open_directory(directory, names.MANIFESTS)
+            try:
+                write_file(files, manifests, names.manifest_name(1), [seal_json(manifest)])
+            finally:
+                files.close_directory(manifests)
+            created = CollectionFile(uuid=collection_uuid, created_ns=now, schema=entry)
+            write_file(files, directory, names.COLLECTION_FILE, [seal_json(created)])
+            store = open_store(name, self._environment, directory, self._epoch, Access.NEW)
+            store.created_ns = now
+            files.rename(parent, partial, parent, name)
+            files.sync_directory(parent)
+        except BaseException:
+            if store is not None:
+                store.close(seal=False)
+            else:
+                files.close_directory(directory)
+            with contextlib.suppress(OSError):
+                remove_tree(files, parent, partial)
+            raise
+        return store
+
+    def collection(self, name: str) -> Collection:
+        """Return an open collection.
+
+        Raises:
+            NotFoundError: `collection-not-found`.
+            DamagedDataError: `collection-damaged`, it was set aside; says why.
+        """
+        self._check_open()
+        found = self._collections.get(name)
+        if found is not None:
+            return found
+        reason = self._set_aside.get(name)
+        if reason is not None:
+            raise DamagedDataError(
+                Code.COLLECTION_DAMAGED,
+                f"collection {name!r} is set aside: {reason.message}. Nothing of it was changed; "
+                "restore it from a backup or keep the directory for rescue",
+                name=name,
+                finding=reason.code,
+            )
+        raise NotFoundError(
+            Code.COLLECTION_NOT_FOUND,
+            f"there is no collection {name!r}; there are: {', '.join(sorted(self._collections)) or 'none'}",
+            name=name,
+        )
+
+    def collections(self) -> list[str]:
+        """Return the names of the open collections, sorted."""
+        self._check_open()
+        return sorted(self._collections)
+
+    def delete_collection(self, name: str, *, actor: str | None = None, reason: str | None = None) -> None:
+        """Move a collection to `.deleted/`; no byte of its data is removed. Durable on return.
+
+        Raises:
+            NotFoundError: `collection-not-found`.
+        """
+        self._check_open()
+        self._check_writable()
+        with self._lock:
+            collection = self.collection(name)
+            store = self._stores[name]
+            collection.leave(
+                HandleError(Code.COLLECTION_DELETED, f"collection {name!r} was deleted; it is in the trash")
+            )
+            try:
+                with store.maintenance_lock, store.commit_lock:
+                    self._write_deletion(store, actor, reason)
+                    self._move_to_trash(store)
+            except OSError as error:
+                self._collections[name] = self._wrap(store)
+                raise write_failed(f"deleting collection {name!r}", error) from error
+            del self._stores[name], self._collections[name]
+            store.close(seal=True)
+            self._findings.forget(name)
+
+    def _write_deletion(self, store: Store, actor: str | None, reason: str | None) -> None:
+        deletion = DeletionFile(
+            name=store.name,
+            uuid=store.manifest.collection_uuid,
+            deleted_ns=self._clock.wall_ns(),
+            actor=actor,
+            reason=reason,
+        )
+        data = seal_json(deletion)
+        drop_uncommitted_deletion(self._files, store.directories.root)
+        try:
+            write_file(self._files, store.directories.root, names.DELETION_FILE, [data])
+        except OSError as error:
+            if not is_disk_full(error) or not drop_ballast(self._files, self._root):
+                raise
+            write_file(self._files, store.directories.root, names.DELETION_FILE, [data])
+
+    def _move_to_trash(self, store: Store) -> None:
+        files, moment = self._files, self._clock.wall_ns()
+        trash = files.open_directory(self._root, names.TRASH)
+        try:
+            while True:
+                target = f"{store.name}_{stamp(moment)}"
+                try:
+                    files.rename(self._directory, store.name, trash, target)
+                    break
+                except FileExistsError:
+                    moment += 1_000_000_000  # the next free second
+            files.sync_directory(trash)
+            files.sync_directory(self._directory)
+        finally:
+            files.close_directory(trash)
+
+    def findings(self) -> list[Finding]:
+        """Return everything damaged or doubtful in this data directory."""
+        self._check_open()
+        return self._findings.all()
+
+    # --- closing ---
+
+    def close(self) -> None:
+        """Flush what is much, seal the logs, give up the lock. Everything was durable before."""
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+            if self._pid != os.getpid():
+                return
+            if self._worker is not None:
+                self._worker.stop()
+            for store in self._stores.values():
+                active = store.active
+                if not self.read_only and (
+                    active.size_bytes >= _CLOSE_FLUSH_BYTES or len(active.row_ends) >= _CLOSE_FLUSH_COMMITS
+                ):
+                    maintain(store, force_flush=True)
+                store.close(seal=not self.read_only)
+            self._release()
+
+    def _abandon(self) -> None:
+        """Give up an open that failed."""
+        for store in self._stores.values():
+            store.close(seal=False)
+        self._stores.clear()
+        self._release()
+
+    def _release(self) -> None:
+        if self._writer is not None:
+            self._writer.release()
+        if hasattr(self, "_directory"):
+            self._files.close_directory(self._directory)
+        self._files.close_directory(self._root)
+
+    def _check_open(self) -> None:
+        if self._pid != os.getpid():
+            raise HandleError(
+                Code.FORKED_HANDLE,
+                "this database was opened before a fork; open the data directory again in the child",
+            )
+        if self._closed:
+            raise HandleError(Code.HANDLE_CLOSED, "this database is closed; open it again")
+
+    def _check_writable(self) -> None:
+        if self.read_only:
+            raise _read_only_error()
+
+    def forked(self) -> None:
+        """Give the lock file's handle back in a forked child; the parent keeps the lock."""
+        if self._writer is not None:
+            self._writer.release()
+
+
+def _unreadable(path: str, error: OSError) -> DirectoryError:
+    return DirectoryError(
+        Code.DIRECTORY_UNREADABLE, f"{path} cannot be opened: {error.strerror}", path=path, errno=error.errno
+    )
+
+
+def _read_only_error() -> InvalidRequestError:
+    return InvalidRequestError(
+        Code.READ_ONLY, "the data directory was opened read-only; open it without read_only to write"
+    )
+
+
+def _after_fork_in_child() -> None:
+    for database in list(_open_databases):
+        database.forked()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)

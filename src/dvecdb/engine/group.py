@@ -1,0 +1,97 @@
+"""Group commit: one sync serves everybody who waits for one.
+
+An uncontended caller commits inline. While it syncs, others queue; when it is done it hands the
+lead to the first of them, who commits for all. Nobody leads for longer than one group.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING
+
+from dvecdb.engine.store import Ticket
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from dvecdb.engine.writes import Write
+    from dvecdb.records import Commit
+    from dvecdb.settings import Settings
+
+
+class _Waiter:
+    """A queued ticket; `wake` is held until its outcome, or the lead, is there."""
+
+    __slots__ = ("done", "size_bytes", "ticket", "wake")
+
+    def __init__(self, ticket: Ticket) -> None:
+        self.ticket = ticket
+        self.size_bytes = ticket.write.size_bytes
+        self.done = False
+        self.wake = threading.Lock()
+        self.wake.acquire()
+
+
+class GroupCommit:
+    """The queue in front of a store. `_mutex` guards `_queue` and `_leading`, for moments only."""
+
+    def __init__(self, commit: Callable[[Sequence[Ticket]], None], settings: Settings) -> None:
+        self._commit = commit
+        self._settings = settings
+        self._mutex = threading.Lock()
+        self._queue: list[_Waiter] = []
+        self._leading = False
+        self._places = threading.BoundedSemaphore(settings.queue_commits_max)
+
+    def submit(self, write: Write) -> Commit:
+        """Commit `write` and return when it is durable. Raises `DvecdbError`."""
+        ticket = Ticket(write)
+        with self._places:
+            self._submit(ticket)
+        if ticket.error is not None:
+            raise ticket.error
+        assert ticket.commit is not None
+        return ticket.commit
+
+    def _submit(self, ticket: Ticket) -> None:
+        waiter: _Waiter | None = None
+        with self._mutex:
+            if self._leading:
+                waiter = _Waiter(ticket)
+                self._queue.append(waiter)
+            else:
+                self._leading = True
+        if waiter is None:
+            group = [ticket]
+            self._lead(group, [])
+            return
+        waiter.wake.acquire()
+        if waiter.done:
+            return
+        with self._mutex:
+            others = self._take(waiter)
+        self._lead([waiter.ticket, *(other.ticket for other in others)], others)
+
+    def _take(self, leader: _Waiter) -> list[_Waiter]:
+        """Return the waiters that go with `leader`, within the bounds of a group."""
+        size, count = leader.size_bytes, 0
+        for waiter in self._queue:
+            size += waiter.size_bytes
+            if size > self._settings.group_bytes_max:
+                break
+            count += 1
+        taken, self._queue = self._queue[:count], self._queue[count:]
+        return taken
+
+    def _lead(self, group: list[Ticket], others: list[_Waiter]) -> None:
+        try:
+            self._commit(group)
+        finally:
+            with self._mutex:
+                successor = self._queue.pop(0) if self._queue else None
+                self._leading = successor is not None
+            if successor is not None:
+                successor.wake.release()
+            for other in others:
+                other.done = True
+                other.wake.release()

@@ -1,0 +1,124 @@
+"""The right to write a data directory: a lock file that is held for life and says who has it.
+
+LOCK is never deleted or replaced by us. Its holder has an exclusive `flock` on it and has written
+its epoch into it; both are checked after every sync, before anything is acknowledged. So a writer
+that slept through a takeover finds another file, or another epoch, and fails.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from dvecdb.engine.storage import close_quietly
+from dvecdb.errors import Code, DirectoryError, HandleError
+from dvecdb.formats import names
+from dvecdb.formats.framing import FORMAT_VERSION, check_format
+from dvecdb.records import Epoch
+
+if TYPE_CHECKING:
+    from dvecdb.media.files import Dir, Files
+
+_CONTENT_BYTES: Final = 512  # one sector
+
+
+class LockContent(msgspec.Struct, frozen=True, kw_only=True):
+    """What LOCK says. `address`: where a server of this directory listens."""
+
+    dvecdb: str = "data directory"
+    format_version: int = FORMAT_VERSION
+    required_features: int = 0
+    epoch: int
+    owner: str
+    pid: int
+    host: str
+    address: str | None = None
+
+
+class WriterLock:
+    """The lock held by this process. Never shared with a forked child."""
+
+    def __init__(self, files: Files, root: Dir, owner: str, *, epoch_min: int) -> None:
+        """Take the lock with an epoch above the one in the file and at least `epoch_min`.
+
+        Raises:
+            DirectoryError: `directory-in-use` or `format-too-new`.
+            OSError: as the disk says.
+        """
+        self._files = files
+        self._root = root
+        self._file = files.open_lock(root, names.LOCK)
+        try:
+            content = read_content(files.read_at(self._file, _CONTENT_BYTES, 0))
+            if not files.try_lock(self._file):
+                raise _in_use(content)
+            if content is not None:
+                check_format("the data directory", content.format_version, content.required_features)
+            before = content.epoch if content is not None else 0
+            self.epoch = Epoch(max(before + 1, epoch_min))
+            self._content = _encode(
+                LockContent(epoch=self.epoch, owner=owner, pid=os.getpid(), host=socket.gethostname())
+            )
+            files.write_at(self._file, [self._content], 0)
+            files.sync(self._file)
+            files.sync_directory(root)
+        except BaseException:
+            close_quietly(files, self._file)
+            raise
+        self._inode = files.file_stat(self._file).inode
+
+    def check(self) -> None:
+        """Make sure that nobody took over.
+
+        Raises:
+            HandleError: `fenced`; nothing may be acknowledged any more.
+        """
+        try:
+            found = self._files.stat(self._root, names.LOCK)
+            content = self._files.read_at(self._file, _CONTENT_BYTES, 0)
+        except OSError as error:
+            raise self._fenced(f"LOCK cannot be read ({error.strerror})") from error
+        if found is None or found.inode != self._inode:
+            raise self._fenced("LOCK was replaced")
+        if content != self._content:
+            raise self._fenced("another process wrote LOCK")
+
+    def _fenced(self, why: str) -> HandleError:
+        return HandleError(
+            Code.FENCED,
+            f"{why}: this process (epoch {self.epoch}) lost the right to write the data "
+            "directory. The write was not acknowledged; open the directory again",
+            epoch=int(self.epoch),
+        )
+
+    def release(self) -> None:
+        """Close the lock file; the lock goes with the last copy of the handle."""
+        close_quietly(self._files, self._file)
+
+
+def read_content(data: bytes) -> LockContent | None:
+    """Return what LOCK says, or None if it is empty or damaged."""
+    try:
+        return msgspec.json.decode(data.rstrip(b" \n\0"), type=LockContent)
+    except (msgspec.DecodeError, msgspec.ValidationError):
+        return None
+
+
+def _encode(content: LockContent) -> bytes:
+    line = msgspec.json.encode(content)
+    assert len(line) < _CONTENT_BYTES
+    return line + b" " * (_CONTENT_BYTES - 1 - len(line)) + b"\n"
+
+
+def _in_use(content: LockContent | None) -> DirectoryError:
+    who = f"process {content.pid} on {content.host}" if content is not None else "another process"
+    return DirectoryError(
+        Code.DIRECTORY_IN_USE,
+        f"the data directory is in use by {who}; stop it, use its address, or open with "
+        "read_only=True",
+        pid=content.pid if content is not None else None,
+        address=content.address if content is not None else None,
+    )

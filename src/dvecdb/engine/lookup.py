@@ -1,0 +1,182 @@
+"""From ids to rows: sorted runs of (hash, row), one file each, derived and mapped.
+
+Runs cover neighbouring row ranges. A new run is merged with its neighbour while that one is less
+than twice as large, so there are about log2(rows) runs and each row is rewritten as often.
+A run that is missing or damaged is rebuilt from the segments' ids.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from dvecdb.engine.segment import UnreadableError
+from dvecdb.engine.storage import write_file
+from dvecdb.formats import names
+from dvecdb.formats.framing import FormatError
+from dvecdb.formats.lookup_file import LookupTable, decode_lookup, encode_lookup, hash_ids
+from dvecdb.records import Finding
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from uuid import UUID
+
+    import numpy.typing as npt
+
+    from dvecdb.engine.segment import Segment
+    from dvecdb.media.files import Dir, Files
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A sorted run. `name` is its file, None while it is only in memory."""
+
+    table: LookupTable
+    name: str | None
+
+    @property
+    def count(self) -> int:
+        """Rows in the run."""
+        return len(self.table.hashes)
+
+    def find(self, hashes: npt.NDArray[np.uint64]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """Return (index into `hashes`, row) of every row with one of the hashes."""
+        table = self.table.hashes
+        left = np.searchsorted(table, hashes, side="left")
+        present = np.flatnonzero(table[np.minimum(left, len(table) - 1)] == hashes) if len(table) else left[:0]
+        if not len(present):
+            return _NONE, _NONE
+        right = np.searchsorted(table, hashes[present], side="right")
+        counts = right - left[present]
+        if int(counts.max()) == 1:
+            return present, self.table.rows[left[present]].astype(np.int64)
+        indexes = np.repeat(present, counts)
+        positions = np.concatenate(
+            [np.arange(a, b) for a, b in zip(left[present].tolist(), right.tolist(), strict=True)]
+        )
+        return indexes, self.table.rows[positions].astype(np.int64)
+
+
+_NONE = np.zeros(0, dtype=np.int64)
+
+
+def make_run(collection: UUID, lineage: UUID, first_row: int, hashes: npt.NDArray[np.uint64]) -> Run:
+    """Return the run of consecutive rows from `first_row` with `hashes` in row order."""
+    order = np.argsort(hashes, kind="stable")
+    rows = (order + first_row).astype(np.uint64)
+    table = LookupTable(
+        collection, lineage, first_row, first_row + len(hashes), hashes[order], rows
+    )
+    return Run(table, None)
+
+
+def merge_runs(runs: Sequence[Run]) -> Run:
+    """Return neighbouring runs as one."""
+    hashes = np.concatenate([run.table.hashes for run in runs])
+    rows = np.concatenate([run.table.rows for run in runs])
+    order = np.argsort(hashes, kind="stable")
+    first, last = runs[0].table, runs[-1].table
+    table = LookupTable(
+        first.collection_uuid, first.lineage, first.first_row, last.row_end, hashes[order], rows[order]
+    )
+    return Run(table, None)
+
+
+def insert_run(runs: Sequence[Run], run: Run) -> tuple[Run, ...]:
+    """Return `runs` with `run` at its place."""
+    if not run.count:
+        return tuple(runs)
+    return tuple(sorted((*runs, run), key=lambda item: item.table.first_row))
+
+
+def pick_merge(runs: Sequence[Run]) -> tuple[Run, ...]:
+    """Return two neighbours of which the first is less than twice as large, or nothing."""
+    for first, second in reversed(list(itertools.pairwise(runs))):
+        adjacent = first.table.row_end == second.table.first_row
+        if adjacent and first.count < 2 * second.count:
+            return (first, second)
+    return ()
+
+
+def replace_runs(runs: Sequence[Run], old: Sequence[Run], new: Run) -> tuple[Run, ...]:
+    """Return `runs` with `old`, which are all in there, replaced by `new`."""
+    return insert_run([run for run in runs if all(run is not item for item in old)], new)
+
+
+def save_run(files: Files, derived: Dir, run: Run, salt: str) -> Run:
+    """Return `run` written and mapped; or as it is, if it cannot be written: it is derived."""
+    name = names.lookup_name(run.table.first_row, run.table.row_end, salt)
+    try:
+        write_file(files, derived, name, encode_lookup(run.table))
+        return _load(files, derived, name)
+    except (OSError, FormatError):
+        return run
+
+
+def _load(files: Files, derived: Dir, name: str) -> Run:
+    file = files.open(derived, name)
+    try:
+        return Run(decode_lookup(files.map(file, files.size(file))), name)
+    finally:
+        files.close(file)
+
+
+def load_runs(
+    files: Files,
+    derived: Dir,
+    segments: Sequence[Segment],
+    identity: tuple[UUID, UUID],
+    report: Callable[[Finding], None],
+    collection: str,
+) -> tuple[Run, ...]:
+    """Return runs that cover the rows of `segments`, from files where they are good.
+
+    `identity`: collection uuid and lineage. Segments whose ids cannot be read are left out; their
+    rows' ids cannot be answered, and `rows.View` says so.
+    """
+    loaded: list[Run] = []
+    for name in files.list_names(derived):
+        if names.parse_lookup_name(name) is None:
+            continue
+        try:
+            run = _load(files, derived, name)
+        except (OSError, FormatError) as error:
+            where = f"derived/{name}"
+            report(Finding("derived-damaged", collection, where, f"{where}: {error}; rebuilt"))
+            continue
+        if (run.table.collection_uuid, run.table.lineage) == identity:
+            loaded.append(run)
+    loaded.sort(key=lambda run: (run.table.first_row, -run.table.row_end))
+    with_rows = [segment for segment in segments if segment.rows]
+    runs: list[Run] = []
+    position = 0
+    while position < len(with_rows):
+        segment = with_rows[position]
+        taken = _covering(loaded, with_rows, position)
+        if taken is None:
+            with contextlib.suppress(UnreadableError):
+                runs.append(make_run(*identity, segment.first_row, hash_ids(segment.all_ids())))
+            position += 1
+        else:
+            run, position = taken
+            runs.append(run)
+    return tuple(runs)
+
+
+def _covering(loaded: Sequence[Run], segments: Sequence[Segment], position: int) -> tuple[Run, int] | None:
+    """Return the largest loaded run that covers segments[position:next] exactly, and `next`."""
+    first_row = segments[position].first_row
+    for run in loaded:
+        if run.table.first_row != first_row:
+            continue
+        counts = itertools.accumulate(segment.rows for segment in segments[position:])
+        for number, (segment, count) in enumerate(zip(segments[position:], counts, strict=True), 1):
+            if segment.row_end == run.table.row_end and count == run.count:
+                return run, position + number
+            if segment.row_end > run.table.row_end:
+                break
+    return None

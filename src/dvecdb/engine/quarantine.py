@@ -1,0 +1,55 @@
+"""Damaged or doubtful bytes set aside: kept for study, never served, named at every open."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from dvecdb.engine.storage import read_file, write_file
+from dvecdb.formats.framing import FormatError
+from dvecdb.formats.manifest_file import open_json, seal_json
+from dvecdb.records import Finding
+
+if TYPE_CHECKING:
+    from dvecdb.engine.replay import Cut
+    from dvecdb.media.files import Dir, Files
+
+
+def quarantine_tail(files: Files, directory: Dir, cut: Cut) -> Finding:
+    """Keep the cut end of a log and return the finding that names it. Durable on return.
+
+    Raises:
+        OSError: as the disk says; `FileExistsError` if it was kept before.
+    """
+    stem = f"{cut.log}-{cut.offset}"
+    finding = Finding(
+        code=cut.kind,
+        collection=None,
+        where=f"wal/{cut.log} from byte {cut.offset}",
+        message=(
+            f"wal/{cut.log}: {len(cut.data)} bytes after commit {cut.after_lsn} were cut off "
+            f"({cut.kind.replace('-', ' ')}); they are kept in quarantine/{stem}.bin"
+        ),
+        lost=f"at most commits after {cut.after_lsn} in flight at the crash",
+        details={"after_lsn": cut.after_lsn, "size_bytes": len(cut.data)},
+    )
+    write_file(files, directory, f"{stem}.bin", [cut.data])
+    value = {"format_version": 1, "required_features": 0, **msgspec.to_builtins(finding)}
+    write_file(files, directory, f"{stem}.json", [seal_json(value)])
+    return finding
+
+
+def known_findings(files: Files, directory: Dir) -> list[Finding]:
+    """Return the findings of what lies in quarantine. Damaged descriptions are findings too."""
+    findings: list[Finding] = []
+    for name in files.list_names(directory):
+        if not name.endswith(".json") or name.startswith("."):
+            continue
+        try:
+            value, _ = open_json(read_file(files, directory, name))
+            findings.append(msgspec.convert(value, Finding))
+        except (FormatError, OSError, msgspec.MsgspecError) as error:
+            where = f"quarantine/{name}"
+            findings.append(Finding("quarantine-damaged", None, where, f"{where}: {error}"))
+    return findings

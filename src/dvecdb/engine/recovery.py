@@ -1,0 +1,340 @@
+"""Opening a collection: newest valid manifest, its segments, then the log on top of them.
+
+Nothing is served that is not durable: every replayed log is synced, and after anything but an
+orderly close what was replayed is written into a new segment at once, since a page that failed to
+be written may look fine in the page cache. What is cut from the end of a log goes to quarantine.
+
+`replay` decides what of the logs counts; it reads nothing but bytes handed to it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from enum import Enum, auto
+from typing import TYPE_CHECKING, Final
+from uuid import UUID
+
+import msgspec
+import numpy as np
+
+from dvecdb.engine.flush import flush_oldest
+from dvecdb.engine.lookup import insert_run, load_runs, make_run
+from dvecdb.engine.manifest import schema_of
+from dvecdb.engine.memtable import Memtable
+from dvecdb.engine.quarantine import known_findings, quarantine_tail
+from dvecdb.engine.reclaim import drop_partials
+from dvecdb.engine.replay import Cut, LogFile, Replay, SetAsideError, newest_manifest
+from dvecdb.engine.rows import View
+from dvecdb.engine.segment import Segment, SegmentLostError, UnreadableError
+from dvecdb.engine.storage import read_file
+from dvecdb.engine.store import Directories, Store, Visible, apply_ends, sorted_segments
+from dvecdb.errors import DiskFullError, DvecdbError
+from dvecdb.formats import names
+from dvecdb.formats.framing import FormatError
+from dvecdb.formats.lookup_file import hash_ids
+from dvecdb.formats.manifest_file import SegmentEntry, decode_manifest, seal_json
+from dvecdb.records import Finding
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from dvecdb.engine.store import Environment
+    from dvecdb.formats.batch import Batch
+    from dvecdb.formats.manifest_file import DecodedManifest
+    from dvecdb.media.files import Dir, Files
+    from dvecdb.records import Epoch, Schema
+
+_LOGS_BEFORE_FLUSH: Final = 8
+
+
+class Access(Enum):
+    """What an open is for."""
+
+    WRITE = auto()
+    NEW = auto()  # just made, under its partial name: there is no log yet
+    READ = auto()
+    READ_BESIDE_WRITER = auto()  # only what is known to be synced
+
+
+def open_directories(files: Files, root: Dir, *, read_only: bool) -> Directories:
+    """Open a collection's directories; make the ones that are derived if they are gone."""
+    opened: list[Dir] = []
+    for name in names.COLLECTION_DIRECTORIES:
+        try:
+            opened.append(files.open_directory(root, name))
+        except FileNotFoundError:
+            if name not in {names.DERIVED, names.QUARANTINE}:
+                raise SetAsideError("directory-missing", name, f"{name}/ is missing") from None
+            if read_only:  # nothing of it is needed; an empty stand-in is never written to
+                opened.append(files.open_directory(root, names.MANIFESTS))
+                continue
+            files.make_directory(root, name)
+            files.sync_directory(root)
+            opened.append(files.open_directory(root, name))
+    return Directories(root, *opened)
+
+
+def open_store(
+    name: str, environment: Environment, root: Dir, epoch: Epoch, access: Access
+) -> Store:
+    """Open the collection in `root` and bring it to its newest provable state.
+
+    Raises:
+        SetAsideError: truth is damaged in a way that leaves the current state unknown.
+        OSError, DvecdbError: as the disk says.
+    """
+    return _Recovery(name, environment, root, epoch, access).run()
+
+
+class _Recovery:
+    """One recovery, step by step."""
+
+    def __init__(
+        self, name: str, environment: Environment, root: Dir, epoch: Epoch, access: Access
+    ) -> None:
+        self._name = name
+        self._environment = environment
+        self._files = environment.files
+        self._epoch = epoch
+        self._access = access
+        self._read_only = access in {Access.READ, Access.READ_BESIDE_WRITER}
+        self._directories = open_directories(self._files, root, read_only=self._read_only)
+
+    def run(self) -> Store:
+        logs = self._read_logs()
+        decoded = self._manifest(logs)
+        manifest = decoded.manifest
+        schema = schema_of(manifest.schema)
+        segments = [self._segment(entry) for entry in manifest.segments]
+        view = View(manifest, sorted_segments(segments), [], [])
+        for segment in segments:
+            if len(segment.ends_rows):
+                for target, positions in view.by_segment(segment.ends_rows.astype(np.int64)):
+                    target.apply_ends(segment.ends_rows[positions], segment.ends_lsns[positions])
+        identity = (UUID(manifest.collection_uuid), UUID(manifest.lineage))
+        runs = load_runs(
+            self._files, self._directories.derived, view.row_segments, identity, self._report, self._name
+        )
+        memtable = Memtable(schema, manifest.row_end, manifest.flushed_lsn + 1)
+        self._view = View(manifest, view.segments, [memtable], runs)
+        self._identity = identity
+        visible = Visible(manifest.flushed_lsn, manifest.row_end, manifest.hlc)
+        replay = Replay(
+            logs,
+            manifest,
+            writer_alive=self._access is Access.READ_BESIDE_WRITER,
+            is_new=self._access is Access.NEW,
+        )
+        for lsn, batch, record_hash, hlc in replay:
+            if batch.bulk is not None and not self._can_open(batch, lsn):
+                replay.refuse(f"bulk segment {batch.bulk.directory} is missing or damaged")
+                continue
+            self._apply(lsn, batch, record_hash, hlc, schema)
+            visible = Visible(lsn, batch.first_row + batch.row_count, hlc)
+        for finding in replay.findings:
+            self._report(finding)
+        store = Store(
+            self._name, self._environment, self._directories, schema, self._view, visible,
+            replay.last_hash, self._epoch,
+        )  # fmt: skip
+        store.manifest_unknown = decoded.unknown
+        store.manifest_digest = decoded.digest
+        store.manifest_bytes = seal_json(manifest, decoded.unknown)
+        self._findings_before()
+        if not self._read_only:
+            self._take_over(store, replay, logs)
+        return store
+
+    def _report(self, finding: Finding) -> None:
+        self._environment.findings.add(
+            Finding(finding.code, self._name, finding.where, finding.message, finding.lost, finding.details)
+        )
+
+    def _findings_before(self) -> None:
+        for finding in known_findings(self._files, self._directories.quarantine):
+            self._report(finding)
+
+    # --- reading ---
+
+    def _read_logs(self) -> list[LogFile]:
+        directory = self._directories.wal
+        found = sorted(
+            (parsed, name)
+            for name in self._files.list_names(directory)
+            if (parsed := names.parse_wal_name(name)) is not None
+        )
+        return [
+            LogFile(name, epoch, first_lsn, lambda name=name: read_file(self._files, directory, name))  # type: ignore[misc]
+            for (epoch, first_lsn), name in found
+        ]
+
+    def _manifest(self, logs: Sequence[LogFile]) -> DecodedManifest:
+        """Return the newest valid manifest, from its file or from the log."""
+        directory = self._directories.manifests
+        generations = sorted(
+            (
+                generation
+                for name in self._files.list_names(directory)
+                if (generation := names.parse_manifest_name(name)) is not None
+            ),
+            reverse=True,
+        )
+        damaged: list[int] = []
+        stored: DecodedManifest | None = None
+        for generation in generations:
+            name = names.manifest_name(generation)
+            try:
+                stored = decode_manifest(read_file(self._files, directory, name))
+                break
+            except (FormatError, OSError) as error:
+                damaged.append(generation)
+                where = f"{names.MANIFESTS}/{name}"
+                self._report(Finding("manifest-damaged", self._name, where, f"{where}: {error}"))
+        copy = newest_manifest(logs[-1:] if stored and not damaged else logs)
+        if copy is not None and (stored is None or copy.manifest.generation > stored.manifest.generation):
+            where = f"{names.MANIFESTS}/{names.manifest_name(copy.manifest.generation)}"
+            self._report(
+                Finding("manifest-from-log", self._name, where, f"{where}: taken from its copy in the log")
+            )
+            stored = copy
+        if stored is None:
+            raise SetAsideError("manifest-lost", names.MANIFESTS, "no manifest can be read")
+        self._generations = generations
+        return stored
+
+    def _segment(self, entry: SegmentEntry) -> Segment:
+        where = f"{names.SEGMENTS}/{entry.directory}"
+        try:
+            segment = Segment(self._files, self._directories.segments, entry, self._report, self._name)
+        except (SegmentLostError, FileNotFoundError) as error:
+            raise SetAsideError("segment-lost", where, f"{where} cannot be read ({error!r})") from error
+        if segment.descriptor.rows != segment.rows:
+            raise SetAsideError("segment-lost", where, f"{where} has another number of rows")
+        for tag, what in (("lost_vectors", "vectors"), ("lost_metadata", "metadata")):
+            ordinals = getattr(segment, "_" + tag)
+            if len(ordinals):
+                rows = sorted(int(number) + segment.first_row for number in ordinals)
+                self._report(
+                    Finding("rows-lost", self._name, f"{where} {what}",
+                            f"{where}: {what} of {len(rows)} rows were lost", f"{what} of rows {rows[:20]}")
+                )  # fmt: skip
+        return segment
+
+    # --- applying ---
+
+    def _can_open(self, batch: Batch, lsn: int) -> bool:
+        assert batch.bulk is not None
+        try:
+            self._bulk = Segment(
+                self._files, self._directories.segments, bulk_entry(batch, lsn), self._report, self._name
+            )
+        except (SegmentLostError, OSError):
+            return False
+        self._bulk.entry = msgspec.structs.replace(
+            self._bulk.entry, records_bytes=self._bulk.head.file_size
+        )
+        return self._bulk.descriptor.rows == batch.row_count
+
+    def _apply(self, lsn: int, batch: Batch, record_hash: int, hlc: int, schema: Schema) -> None:
+        """Apply one replayed batch to memory, as the store did when it was written."""
+        if batch.bulk is not None:
+            row_end = batch.first_row + batch.row_count
+            own, after = Memtable(schema, row_end, lsn), Memtable(schema, row_end, lsn + 1)
+            segment = self._bulk
+            runs = self._view.runs
+            with contextlib.suppress(UnreadableError):
+                run = make_run(*self._identity, segment.first_row, hash_ids(segment.all_ids()))
+                runs = insert_run(runs, run)
+            memtables = [item for item in self._view.memtables if item.row_ends]
+            self._view = View(
+                self._view.manifest,
+                sorted_segments([*self._view.segments, segment]),
+                [*memtables, own, after],
+                runs,
+            )
+            memtable = own
+        else:
+            memtable = self._view.memtables[-1]
+            if batch.row_count:
+                dtype = schema.vector_type.dtype
+                vectors = np.frombuffer(batch.vectors, dtype).reshape(batch.row_count, schema.dimension)
+                memtable.add_rows(vectors, batch.ids, batch.metadata)
+                memtable.lost_vectors.update(batch.first_row + number for number in batch.lost_vectors)
+                memtable.lost_metadata.update(batch.first_row + number for number in batch.lost_metadata)
+        if len(batch.ends):
+            apply_ends(self._view, batch.ends, lsn)
+        memtable.add_commit(
+            row_end=batch.first_row + batch.row_count,
+            hlc=hlc,
+            wall_ns=batch.wall_ns,
+            note=batch.note,
+            record_hash=record_hash,
+            ends=batch.ends,
+            documents=batch.documents,
+        )
+
+    # --- taking over ---
+
+    def _take_over(self, store: Store, replay: Replay, logs: Sequence[LogFile]) -> None:
+        """Make what is served durable and open a new log for this epoch."""
+        files, directories = self._files, self._directories
+        for directory in (directories.manifests, directories.segments, directories.derived, directories.quarantine):
+            drop_partials(files, directory)
+        if replay.cut is not None:
+            self._keep_tail(replay.cut)
+        for log in logs:
+            if log.was_read:
+                file = files.open(directories.wal, log.name)
+                try:
+                    files.sync(file)
+                finally:
+                    files.close(file)
+        files.sync_directory(directories.wal)
+        self._previous_manifest(store)
+        store.generation_floor = max(self._generations, default=0)
+        store.wal = store.new_wal()
+        replayed = sum(log.was_read for log in logs)
+        if not replay.sealed or replay.findings or replayed >= _LOGS_BEFORE_FLUSH:
+            with store.commit_lock:
+                memtables = [item for item in store.view.memtables if item.row_ends]
+                after = Memtable(store.schema, store.visible.row_limit, store.visible.lsn + 1)
+                store.view = View(store.manifest, store.view.segments, [*memtables, after], store.view.runs)
+        try:
+            while flush_oldest(store):
+                pass
+        except DiskFullError as error:
+            self._report(Finding("recovery-not-rewritten", self._name, self._name, error.message))
+        except DvecdbError as error:
+            store.stop_writes(error)
+
+    def _keep_tail(self, cut: Cut) -> None:
+        with contextlib.suppress(FileExistsError):
+            finding = quarantine_tail(self._files, self._directories.quarantine, cut)
+            self._report(finding)
+
+    def _previous_manifest(self, store: Store) -> None:
+        """Load the manifest before the installed one: the second root of reclaim."""
+        directory = self._directories.manifests
+        for generation in self._generations:
+            if generation < store.manifest.generation:
+                with contextlib.suppress(FormatError, OSError, DvecdbError):
+                    data = read_file(self._files, directory, names.manifest_name(generation))
+                    store.previous_manifest = decode_manifest(data).manifest
+                    return
+
+
+def bulk_entry(batch: Batch, lsn: int) -> SegmentEntry:
+    """Return the manifest entry of a bulk batch's segment, as far as the log knows it."""
+    assert batch.bulk is not None
+    return SegmentEntry(
+        directory=batch.bulk.directory,
+        uuid=batch.bulk.uuid,
+        digest=batch.bulk.digest,
+        first_row=batch.first_row,
+        row_end=batch.first_row + batch.row_count,
+        first_lsn=lsn,
+        last_lsn=lsn,
+        commits=0,
+        records_bytes=0,
+        vectors_bytes=batch.row_count * batch.vector_bytes,
+    )

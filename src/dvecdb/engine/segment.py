@@ -1,0 +1,400 @@
+"""Reading a segment: verified on first touch, then served from the map.
+
+A block (of vectors) or page (of the record columns) is read once by `read_at`, compared with its
+checksum, and from then on served from the memory map. Damage is remembered, reported as a finding,
+and never served: callers ask `unreadable_vectors` first, or get `Unreadable`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from dvecdb.engine.storage import close_quietly
+from dvecdb.formats import segment_file as sf
+from dvecdb.formats.columns import decode_texts
+from dvecdb.formats.framing import FormatError, block_checksum, decode_sections, digest, tag_of
+from dvecdb.records import Finding, VectorType
+from dvecdb.search.distance import row_norms
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    import numpy.typing as npt
+
+    from dvecdb.formats.manifest_file import SegmentEntry
+    from dvecdb.media.files import Dir, File, Files
+
+_READ_BYTES: Final = 4 * 1024 * 1024
+_UNKNOWN, _GOOD, _DAMAGED = 0, 1, 2
+
+
+class SegmentLostError(Exception):
+    """Both copies of a segment's control data are damaged: what it changed is not known."""
+
+
+class UnreadableError(Exception):
+    """Record columns of some rows are damaged. `ordinals` are the rows asked for and affected."""
+
+    def __init__(self, ordinals: list[int]) -> None:
+        super().__init__(f"{len(ordinals)} rows")
+        self.ordinals = ordinals
+
+
+class Segment:
+    """One open segment. Safe for any number of readers.
+
+    `ends` is uint64[rows]: the LSN that ended each row, 0 for none. It is written only under the
+    collection's commit lock, and only with LSNs that no reader sees yet.
+    """
+
+    def __init__(
+        self,
+        files: Files,
+        parent: Dir,
+        entry: SegmentEntry,
+        report: Callable[[Finding], None],
+        collection: str,
+    ) -> None:
+        """Open `entry` below the `segments` directory `parent`.
+
+        Raises:
+            SegmentLostError: neither copy of the control data can be read.
+            OSError: as the disk says.
+        """
+        self.entry = entry
+        self._files = files
+        self._report = report
+        self._collection = collection
+        self._where = f"segments/{entry.directory}"
+        self._open_files: list[File] = []
+        directory = files.open_directory(parent, entry.directory)
+        try:
+            self._records_file = files.open(directory, sf.RECORDS_NAME)
+            self._open_files.append(self._records_file)
+            self._vectors_file = self._open_vectors(directory)
+        finally:
+            files.close_directory(directory)
+        self._load_control()
+        self.first_row, self.row_end = entry.first_row, entry.row_end
+        self.rows = entry.row_end - entry.first_row
+        self.ends: npt.NDArray[np.uint64] = np.zeros(self.rows, dtype=np.uint64)
+        self.ended_count = 0
+        self._map_body()
+        self._map_vectors()
+
+    def _open_vectors(self, directory: Dir) -> File | None:
+        try:
+            file = self._files.open(directory, sf.VECTORS_NAME)
+        except FileNotFoundError:
+            return None
+        self._open_files.append(file)
+        return file
+
+    # --- control data ---
+
+    def _load_control(self) -> None:
+        size = self._files.size(self._records_file)
+        copies = []
+        for name, offset in (("head", 0), ("tail", size - sf.HEAD_SIZE)):
+            try:
+                head = sf.decode_head(self._read(sf.HEAD_SIZE, max(offset, 0)))
+            except (FormatError, OSError):
+                self._found("control-copy-damaged", f"{self._where}/{sf.RECORDS_NAME} {name}")
+                continue
+            if head.segment_uuid.hex == self.entry.uuid and head.file_size >= sf.HEAD_SIZE:
+                copies.append(head)
+        control = None
+        for head in copies[:1]:
+            for number, offset in ((1, sf.HEAD_SIZE), (2, head.second_control_offset)):
+                data = self._try_read(head.control_size, offset)
+                if (
+                    len(data) == head.control_size
+                    and sf.control_checksum(data, head.segment_uuid) == head.control_checksum
+                    and (control is not None or digest(data).hex() == self.entry.digest)
+                ):
+                    control = data if control is None else control
+                else:
+                    where = f"{self._where}/{sf.RECORDS_NAME} control {number}"
+                    self._found("control-copy-damaged", where)
+        if control is None:
+            self.close()
+            raise SegmentLostError(self._where)
+        self.head = copies[0]
+        self.tag = tag_of(self.head.segment_uuid)
+        self.sections = decode_sections(control)
+        self.descriptor = sf.decode_descriptor(self.sections[sf.DESCRIPTOR])
+        self.first_lsn, self.last_lsn = self.entry.first_lsn, self.entry.last_lsn
+        self.commits = self.entry.commits
+        self.commit_row_ends = self.section(sf.COMMIT_ROW_ENDS, np.uint64)
+        self.commit_hlcs = self.section(sf.COMMIT_HLCS, np.uint64)
+        self.ends_rows = self.section(sf.ENDS_ROWS, np.uint64)
+        self.ends_lsns = self.section(sf.ENDS_LSNS, np.uint64)
+
+    def section(self, tag: int, dtype: type[np.generic]) -> npt.NDArray[np.generic]:
+        """Return a section of the control data as an array; empty if absent."""
+        return np.frombuffer(self.sections.get(tag, b""), dtype)
+
+    # --- record columns ---
+
+    def _map_body(self) -> None:
+        head, size = self.head, self._files.size(self._records_file)
+        end = min(size, head.body_offset + head.body_size)
+        self._body = self._files.map(self._records_file, end)[head.body_offset :] if end else b""
+        self._pages = self.section(sf.BODY_PAGES, np.uint64)
+        self._page_states = np.zeros(len(self._pages), dtype=np.uint8)
+        self._lost_metadata = frozenset(self.section(sf.LOST_METADATA, np.uint32).tolist())
+
+    def _column(self, name: str) -> sf.Span:
+        return self.descriptor.columns.get(name, sf.Span(0, 0))
+
+    def _verify_pages(self, pages: npt.NDArray[np.int64]) -> None:
+        states = self._page_states
+        todo = pages[states[pages] == _UNKNOWN]
+        if not len(todo):
+            return
+        size = sf.PAGE_BYTES
+        for run in _runs(np.unique(todo), _READ_BYTES // size):
+            data = self._try_read(
+                min(len(run) * size, self.head.body_size - run[0] * size),
+                self.head.body_offset + run[0] * size,
+            )
+            for index, page in enumerate(run):
+                block = data[index * size : (index + 1) * size]
+                good = block_checksum(block, self.tag, page) == int(self._pages[page])
+                states[page] = _GOOD if good else _DAMAGED
+                if not good:
+                    where = f"{self._where}/{sf.RECORDS_NAME} page {page}"
+                    self._found("page-damaged", where, "the records in it")
+
+    def _bytes_damaged(self, starts: npt.NDArray[np.int64], ends: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+        """Return which of the body byte ranges touch a damaged page, verifying them first."""
+        first = starts // sf.PAGE_BYTES
+        last = np.maximum(ends - 1, starts) // sf.PAGE_BYTES
+        last = np.minimum(last, len(self._pages) - 1)
+        first = np.minimum(first, last)
+        span = int((last - first).max(initial=0))
+        damaged = np.zeros(len(starts), dtype=np.bool_)
+        for step in range(span + 1):
+            pages = np.minimum(first + step, last)
+            self._verify_pages(pages)
+            damaged |= self._page_states[pages] == _DAMAGED
+        return damaged & (ends > starts)
+
+    def _offsets(self, name: str, ordinals: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """Return start and end offsets of rows in a column of byte strings.
+
+        Raises:
+            UnreadableError: the offsets of some rows are damaged.
+        """
+        span = self._column(name + "_offsets")
+        starts = span.offset + ordinals * 8
+        damaged = self._bytes_damaged(starts, starts + 16)
+        if damaged.any():
+            raise UnreadableError(ordinals[damaged].tolist())
+        table = np.frombuffer(self._body[span.offset : span.offset + span.size], np.uint64)
+        return table[ordinals].astype(np.int64), table[ordinals + 1].astype(np.int64)
+
+    def _values(self, name: str, ordinals: npt.NDArray[np.int64]) -> list[bytes]:
+        span = self._column(name)
+        if not span.size or not len(ordinals):
+            return [b""] * len(ordinals)
+        starts, ends = self._offsets(name, ordinals)
+        damaged = self._bytes_damaged(starts + span.offset, ends + span.offset)
+        if damaged.any():
+            raise UnreadableError(ordinals[damaged].tolist())
+        body, base = self._body, span.offset
+        bounds = zip((starts + base).tolist(), (ends + base).tolist(), strict=True)
+        return [bytes(body[start:end]) for start, end in bounds]
+
+    def ids(self, ordinals: npt.NDArray[np.int64]) -> list[str]:
+        """Return the ids of rows by ordinal.
+
+        Raises:
+            UnreadableError: some of them are damaged.
+        """
+        return [value.decode() for value in self._values("ids", ordinals)]
+
+    def metadata(self, ordinals: npt.NDArray[np.int64]) -> list[bytes]:
+        """Return the metadata JSON of rows by ordinal, b"" for none.
+
+        Raises:
+            UnreadableError: some of them are damaged.
+        """
+        if self._lost_metadata:
+            lost = [number for number in ordinals.tolist() if number in self._lost_metadata]
+            if lost:
+                raise UnreadableError(lost)
+        return self._values("metadata", ordinals)
+
+    def column(self, name: str) -> tuple[npt.NDArray[np.uint32], memoryview]:
+        """Return a whole byte-string column: lengths uint32[rows] and joined bytes, verified.
+
+        Raises:
+            UnreadableError: some of it is damaged.
+        """
+        span = self._column(name)
+        if not span.size:
+            return np.zeros(self.rows, np.uint32), memoryview(b"")
+        everything = np.arange(self.rows, dtype=np.int64)
+        starts, ends = self._offsets(name, everything)
+        damaged = self._bytes_damaged(starts + span.offset, ends + span.offset)
+        if damaged.any():
+            raise UnreadableError(everything[damaged].tolist())
+        joined = memoryview(self._body)[span.offset : span.offset + int(ends[-1])]
+        return (ends - starts).astype(np.uint32), joined
+
+    def all_ids(self) -> list[str]:
+        """Return the ids of all rows.
+
+        Raises:
+            UnreadableError: some of them are damaged.
+        """
+        return decode_texts(*self.column("ids"))
+
+    # --- vectors ---
+
+    def _map_vectors(self) -> None:
+        descriptor = self.descriptor
+        self._block_rows = descriptor.block_rows
+        self._blocks = self.section(sf.VECTOR_BLOCKS, np.uint64)
+        self._block_states = np.zeros(len(self._blocks), dtype=np.uint8)
+        self._lost_vectors = self.section(sf.LOST_VECTORS, np.uint32).astype(np.int64)
+        found = self._files.size(self._vectors_file) if self._vectors_file is not None else 0
+        whole = min(found // descriptor.vector_bytes, descriptor.rows) if descriptor.rows else 0
+        if whole < descriptor.rows:
+            self._block_states[whole // self._block_rows :] = _DAMAGED
+            where = f"{self._where}/{sf.VECTORS_NAME}"
+            self._found("file-cut-short", where, f"vectors of rows from ordinal {whole}")
+        dtype = VectorType(descriptor.vector_type).dtype
+        raw: memoryview = memoryview(b"")
+        if whole and self._vectors_file is not None:
+            raw = self._files.map(self._vectors_file, whole * descriptor.vector_bytes)
+        self.vectors = np.frombuffer(raw, dtype).reshape(whole, descriptor.dimension)
+        self._norms = np.zeros(whole, dtype=np.float32)
+        self._all_good = not len(self._blocks)
+
+    def unreadable_vectors(self, start: int, end: int) -> npt.NDArray[np.int64]:
+        """Verify rows start .. end - 1; return the ordinals among them that must not be served."""
+        if self._all_good:
+            return _NONE
+        first, last = start // self._block_rows, (end - 1) // self._block_rows
+        self._verify_blocks(np.arange(first, last + 1))
+        states = self._block_states[first : last + 1]
+        return self._unreadable(start, end, np.flatnonzero(states == _DAMAGED) + first)
+
+    def unreadable_rows(self, ordinals: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Verify the vectors of scattered rows; return those that must not be served."""
+        if self._all_good or not len(ordinals):
+            return _NONE
+        blocks = ordinals // self._block_rows
+        self._verify_blocks(np.unique(blocks))
+        damaged = self._block_states[blocks] == _DAMAGED
+        if len(self._lost_vectors):
+            damaged |= np.isin(ordinals, self._lost_vectors)
+        return ordinals[damaged]
+
+    def norms(self, start: int, end: int) -> npt.NDArray[np.float32]:
+        """Return the L2 norms of rows verified before: float32[end - start]."""
+        return self._norms[start:end]
+
+    def _unreadable(self, start: int, end: int, blocks: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        parts = [np.arange(b * self._block_rows, (b + 1) * self._block_rows) for b in blocks.tolist()]
+        rows = np.concatenate([*parts, self._lost_vectors]) if parts else self._lost_vectors
+        rows = np.unique(rows)
+        return rows[(rows >= start) & (rows < end)]
+
+    def _verify_blocks(self, blocks: npt.NDArray[np.int64]) -> None:
+        states = self._block_states
+        todo = blocks[states[blocks] == _UNKNOWN]
+        if not len(todo):
+            return
+        size = self._block_rows * self.descriptor.vector_bytes
+        total = self.rows * self.descriptor.vector_bytes
+        for run in _runs(todo, max(1, _READ_BYTES // size)):
+            start = run[0] * size
+            data = memoryview(self._try_read(min(len(run) * size, total - start), start, vectors=True))
+            expected = self._blocks[run[0] : run[-1] + 1].tolist()
+            first, whole = run[0] * self._block_rows, len(data) // self.descriptor.vector_bytes
+            rows = np.frombuffer(data[: whole * self.descriptor.vector_bytes], self.vectors.dtype)
+            with np.errstate(all="ignore"):  # damaged bytes may be any number; they are not served
+                norms = row_norms(rows.reshape(whole, self.descriptor.dimension))
+            self._norms[first : first + whole] = norms
+            for index, number in enumerate(run):
+                block = data[index * size : (index + 1) * size]
+                good = block_checksum(block, self.tag, number) == expected[index]
+                states[number] = _GOOD if good else _DAMAGED
+                if not good:
+                    first_row = self.first_row + number * self._block_rows
+                    self._found(
+                        "block-damaged",
+                        f"{self._where}/{sf.VECTORS_NAME} block {number}",
+                        f"vectors of rows {first_row} .. {first_row + self._block_rows - 1}",
+                    )
+        if not len(self._lost_vectors) and bool((states == _GOOD).all()):
+            self._all_good = True
+
+    # --- the rest ---
+
+    def apply_ends(self, rows: npt.NDArray[np.uint64], lsns: npt.NDArray[np.uint64] | int) -> None:
+        """Record ends of rows of this segment. Under the commit lock only."""
+        self.ends[rows.astype(np.int64) - self.first_row] = lsns
+        self.ended_count += len(rows)
+
+    def verify(self) -> tuple[int, int]:
+        """Read everything; return blocks and bytes read. Damage becomes findings."""
+        if len(self._blocks):
+            self._block_states[self._block_states == _GOOD] = _UNKNOWN
+            self._all_good = False
+            self._verify_blocks(np.arange(len(self._blocks)))
+        if len(self._pages):
+            self._page_states[:] = _UNKNOWN
+            self._verify_pages(np.arange(len(self._pages)))
+        return len(self._blocks) + len(self._pages), self.entry.vectors_bytes + self.entry.records_bytes
+
+    @property
+    def damaged(self) -> bool:
+        """Whether any damage is known. A damaged segment is never rewritten or removed."""
+        known = (self._block_states == _DAMAGED).any() or (self._page_states == _DAMAGED).any()
+        return bool(known)
+
+    def close(self) -> None:
+        """Close the files; maps stay valid for readers that hold arrays of them."""
+        open_files, self._open_files = self._open_files, []
+        for file in open_files:
+            close_quietly(self._files, file)
+
+    def __del__(self) -> None:
+        """Close the files when the last reader has gone."""
+        self.close()
+
+    def _read(self, size: int, offset: int) -> bytes:
+        return self._files.read_at(self._records_file, size, offset)
+
+    def _try_read(self, size: int, offset: int, *, vectors: bool = False) -> bytes:
+        file = self._vectors_file if vectors else self._records_file
+        if file is None:
+            return b""
+        try:
+            return self._files.read_at(file, size, offset)
+        except OSError as error:
+            self._found("read-failed", self._where, f"{size} bytes at {offset}: {error.strerror}")
+            return b""
+
+    def _found(self, code: str, where: str, lost: str | None = None) -> None:
+        message = f"{where}: {code.replace('-', ' ')}"
+        self._report(Finding(code, self._collection, where, message, lost))
+
+
+_NONE: Final = np.zeros(0, dtype=np.int64)
+
+
+def _runs(numbers: npt.NDArray[np.int64], length_max: int) -> list[list[int]]:
+    """Return rising `numbers` as runs of neighbours, each at most `length_max` long."""
+    breaks = np.flatnonzero(np.diff(numbers) != 1) + 1
+    runs: list[list[int]] = []
+    for part in np.split(numbers, breaks):
+        values: Sequence[int] = part.tolist()
+        runs += [list(values[at : at + length_max]) for at in range(0, len(values), length_max)]
+    return runs

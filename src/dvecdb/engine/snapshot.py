@@ -1,0 +1,344 @@
+"""Reading: get, search, scan, scroll, count and documents at one LSN.
+
+A snapshot is a view and an LSN. It takes no lock, is never blocked by writers, and stays the same
+for as long as it is held.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
+
+import msgspec
+import numpy as np
+
+from dvecdb.engine.rows import damaged_rows, live_mask
+from dvecdb.engine.segment import Segment, UnreadableError
+from dvecdb.errors import Code, InvalidRequestError
+from dvecdb.records import LIMIT_MAX, Hit, Hits, Lsn, Page, Record, canonical_ids
+from dvecdb.search.distance import TopK
+from dvecdb.search.vectors import check_query
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from types import TracebackType
+
+    import numpy.typing as npt
+
+    from dvecdb.engine.memtable import Chunk
+    from dvecdb.engine.rows import View
+    from dvecdb.records import Json, Metadata, Schema
+
+OnDamage = Literal["fail", "exclude"]
+
+_SCAN_ROWS = 1024
+_SEARCH_BLOCK_BYTES = 4 * 1024 * 1024
+_decode = msgspec.json.Decoder().decode
+
+
+class Snapshot:
+    """A pinned, consistent read view of a collection."""
+
+    def __init__(self, view: View, schema: Schema, lsn: int, row_limit: int) -> None:
+        self._view = view
+        self._schema = schema
+        self._row_limit = row_limit
+        self.lsn = Lsn(lsn)
+
+    def __enter__(self) -> Snapshot:
+        """Return the snapshot."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Nothing to release: a snapshot holds memory, not locks."""
+
+    # --- by id ---
+
+    def get(self, ids: Sequence[str], *, with_vectors: bool = True) -> list[Record | None]:
+        """Return the records of `ids` in order, None for those that do not exist.
+
+        Raises:
+            InvalidRequestError: `invalid-id`.
+            DamagedDataError: `damaged-data`, names the ids that cannot be read.
+        """
+        if isinstance(ids, str):
+            raise InvalidRequestError(Code.INVALID_ARGUMENT, "ids: expected a list of ids, found text")
+        wanted = canonical_ids(list(ids))
+        rows = np.array(self._view.find(wanted, self.lsn, self._row_limit), dtype=np.int64)
+        present = np.flatnonzero(rows >= 0)
+        records = self._records(rows[present], with_vectors=with_vectors)
+        result: list[Record | None] = [None] * len(wanted)
+        for position, record in zip(present.tolist(), records, strict=True):
+            result[position] = record
+        return result
+
+    def _records(self, rows: npt.NDArray[np.int64], *, with_vectors: bool) -> list[Record]:
+        """Return the records of `rows`, which exist, in order."""
+        count = len(rows)
+        if not count:
+            return []
+        ids: list[str] = [""] * count
+        metadata: list[bytes] = [b""] * count
+        vectors = np.empty((count, self._schema.dimension), np.float32) if with_vectors else None
+        stored = np.ones(count, dtype=np.bool_)
+        for memtable in self._view.memtables:
+            if not memtable.chunks:
+                continue
+            inside = np.flatnonzero((rows >= memtable.first_row) & (rows < memtable.row_end))
+            stored[inside] = False
+            for position in inside.tolist():
+                row = int(rows[position])
+                chunk = memtable.chunk_of(row)
+                offset = row - chunk.first_row
+                ids[position], metadata[position] = chunk.ids[offset], chunk.metadata[offset]
+                if row in memtable.lost_metadata or (with_vectors and row in memtable.lost_vectors):
+                    raise damaged_rows([ids[position]], "the stored record is damaged")
+                if vectors is not None:
+                    vectors[position] = chunk.vectors[offset]
+        outside = np.flatnonzero(stored)
+        if len(outside):
+            self._stored_records(rows, outside, ids, metadata, vectors)
+        lsns = self._view.born(rows).tolist()
+        return [
+            Record(
+                ids[index],
+                None if vectors is None else vectors[index],
+                _decode(metadata[index]) if metadata[index] else None,
+                Lsn(lsns[index]),
+            )
+            for index in range(count)
+        ]
+
+    def _stored_records(
+        self,
+        rows: npt.NDArray[np.int64],
+        outside: npt.NDArray[np.int64],
+        ids: list[str],
+        metadata: list[bytes],
+        vectors: npt.NDArray[np.float32] | None,
+    ) -> None:
+        """Fill in the records that lie in segments: those at positions `outside`."""
+        for segment, found in self._view.by_segment(rows[outside]):
+            positions = outside[found]
+            ordinals = rows[positions] - segment.first_row
+            texts = read_ids(segment, ordinals)
+            try:
+                values = segment.metadata(ordinals)
+            except UnreadableError as error:
+                named = read_ids(segment, np.array(error.ordinals))
+                raise damaged_rows(named, "the stored metadata is damaged") from None
+            if vectors is not None:
+                damaged = segment.unreadable_rows(ordinals)
+                if len(damaged):
+                    raise damaged_rows(read_ids(segment, damaged), "the stored vector is damaged")
+                vectors[positions] = segment.vectors[ordinals]
+            for position, text, value in zip(positions.tolist(), texts, values, strict=True):
+                ids[position], metadata[position] = text, value
+
+    # --- search ---
+
+    def search(
+        self,
+        query: Any,  # noqa: ANN401  # arrays and lists of any kind
+        *,
+        limit: int = 10,
+        with_metadata: bool = True,
+        on_damage: OnDamage = "fail",
+    ) -> Hits:
+        """Return the `limit` nearest records, exactly, nearest first, ties by row.
+
+        query: [dimension], finite. With `on_damage="exclude"` records whose bytes are damaged are
+        left out and listed in `Hits.excluded`.
+
+        Raises:
+            InvalidRequestError: `wrong-dimension`, `not-finite`, `invalid-argument`.
+            DamagedDataError: `damaged-data`, names the ids that cannot be read.
+        """
+        if not isinstance(limit, int) or isinstance(limit, bool) or not 1 <= limit <= LIMIT_MAX:
+            raise InvalidRequestError(
+                Code.INVALID_ARGUMENT, f"limit: expected 1 to {LIMIT_MAX}, found {limit!r}"
+            )
+        vector = check_query(query, self._schema.dimension)
+        nearest = TopK(vector, self._schema.metric, self._schema.vector_type, limit)
+        damaged: list[int] = []
+        for segment in self._view.row_segments:
+            self._offer_segment(nearest, segment, damaged)
+        for chunk, count in self._view.chunks(self._row_limit):
+            self._offer_chunk(nearest, chunk, count, damaged)
+        excluded = self._name_rows(damaged)
+        if excluded and on_damage == "fail":
+            raise damaged_rows(excluded, "stored vectors are damaged; on_damage='exclude' answers without them")
+        rows, distances = nearest.result()
+        return self._hits(rows, distances, excluded, with_metadata=with_metadata, on_damage=on_damage)
+
+    def _offer_segment(self, nearest: TopK, segment: Segment, damaged: list[int]) -> None:
+        total = min(segment.row_end, self._row_limit) - segment.first_row
+        step = max(1, _SEARCH_BLOCK_BYTES // self._schema.vector_bytes)
+        for start in range(0, max(total, 0), step):
+            end = min(start + step, total)
+            live = live_mask(segment.ends[start:end], self.lsn) if segment.ended_count else None
+            bad = segment.unreadable_vectors(start, end)
+            if len(bad):
+                live = np.ones(end - start, dtype=np.bool_) if live is None else live
+                damaged += (bad[live[bad - start]] + segment.first_row).tolist()
+                live[bad - start] = False
+                end = min(end, len(segment.vectors))
+                live = live[: max(end - start, 0)]
+            if end > start:
+                first = segment.first_row + start
+                nearest.offer(segment.vectors[start:end], first, live, segment.norms(start, end))
+
+    def _offer_chunk(self, nearest: TopK, chunk: Chunk, count: int, damaged: list[int]) -> None:
+        live = live_mask(chunk.ends[:count], self.lsn)
+        lost = [row for memtable in self._view.memtables for row in memtable.lost_vectors]
+        for row in lost:
+            if chunk.first_row <= row < chunk.first_row + count and live[row - chunk.first_row]:
+                damaged.append(row)
+                live[row - chunk.first_row] = False
+        nearest.offer(chunk.vectors[:count], chunk.first_row, live, chunk.norms(count))
+
+    def _name_rows(self, rows: Sequence[int]) -> list[str]:
+        """Return the ids of damaged rows; a row whose id is damaged too is named by number."""
+        texts: list[str] = []
+        for row in rows:
+            memtable = self._view.in_memory(row)
+            if memtable is not None:
+                chunk = memtable.chunk_of(row)
+                texts.append(chunk.ids[row - chunk.first_row])
+                continue
+            segment = self._view.segment_of(row)
+            try:
+                texts += segment.ids(np.array([row - segment.first_row]))
+            except UnreadableError:
+                texts.append(f"row {row}")
+        return texts
+
+    def _hits(
+        self,
+        rows: npt.NDArray[np.int64],
+        distances: npt.NDArray[np.float64],
+        excluded: list[str],
+        *,
+        with_metadata: bool,
+        on_damage: OnDamage,
+    ) -> Hits:
+        ids: list[str] = [""] * len(rows)
+        metadata: list[bytes] = [b""] * len(rows)
+        unreadable: set[int] = set()
+        for index, row in enumerate(rows.tolist()):
+            memtable = self._view.in_memory(row)
+            if memtable is not None:
+                chunk = memtable.chunk_of(row)
+                ids[index] = chunk.ids[row - chunk.first_row]
+                metadata[index] = chunk.metadata[row - chunk.first_row]
+                if with_metadata and row in memtable.lost_metadata:
+                    unreadable.add(index)
+        stored = np.array([self._view.in_memory(row) is None for row in rows.tolist()], dtype=np.bool_)
+        outside = np.flatnonzero(stored)
+        for segment, found in self._view.by_segment(rows[outside]) if len(outside) else ():
+            for position in outside[found].tolist():
+                ordinal = np.array([rows[position] - segment.first_row])
+                try:
+                    (ids[position],) = segment.ids(ordinal)
+                    if with_metadata:
+                        (metadata[position],) = segment.metadata(ordinal)
+                except UnreadableError:
+                    ids[position] = ids[position] or f"row {rows[position]}"
+                    unreadable.add(position)
+        named = [ids[index] for index in sorted(unreadable)]
+        if named and on_damage == "fail":
+            raise damaged_rows(named, "ids or metadata of the nearest records are damaged")
+        hits = [
+            Hit(ids[index], float(distance), _decode(metadata[index]) if metadata[index] and with_metadata else None)
+            for index, distance in enumerate(distances.tolist())
+            if index not in unreadable
+        ]
+        return Hits(hits, [*excluded, *named])
+
+    # --- all rows ---
+
+    def count(self) -> int:
+        """Return the number of records."""
+        return self._view.count(self.lsn, self._row_limit)
+
+    def scan(self, *, with_vectors: bool = False) -> Iterator[Record]:
+        """Yield every record in row order.
+
+        Raises:
+            DamagedDataError: `damaged-data`, names the ids that cannot be read.
+        """
+        for rows in self._live_rows(0):
+            for start in range(0, len(rows), _SCAN_ROWS):
+                yield from self._records(rows[start : start + _SCAN_ROWS], with_vectors=with_vectors)
+
+    def scroll(self, *, limit: int = 100, after: int | None = None, with_vectors: bool = False) -> Page:
+        """Return up to `limit` records in row order; `after` is the `next` of the page before.
+
+        Raises:
+            InvalidRequestError: `invalid-argument`.
+            DamagedDataError: `damaged-data`.
+        """
+        if not isinstance(limit, int) or isinstance(limit, bool) or not 1 <= limit <= LIMIT_MAX:
+            raise InvalidRequestError(
+                Code.INVALID_ARGUMENT, f"limit: expected 1 to {LIMIT_MAX}, found {limit!r}"
+            )
+        if after is not None and (not isinstance(after, int) or after < 0):
+            raise InvalidRequestError(
+                Code.INVALID_ARGUMENT, f"after: expected the `next` of a page, found {after!r}"
+            )
+        taken: list[npt.NDArray[np.int64]] = []
+        missing = limit + 1
+        for rows in self._live_rows(0 if after is None else after + 1):
+            taken.append(rows[:missing])
+            missing -= len(taken[-1])
+            if not missing:
+                break
+        found = np.concatenate(taken) if taken else np.zeros(0, np.int64)
+        records = self._records(found[:limit], with_vectors=with_vectors)
+        return Page(records, int(found[limit - 1]) if len(found) > limit else None)
+
+    def _live_rows(self, first: int) -> Iterator[npt.NDArray[np.int64]]:
+        """Yield the live rows from `first` on, rising."""
+        sources: list[tuple[int, npt.NDArray[np.uint64]]] = []
+        for segment in self._view.row_segments:
+            count = min(segment.row_end, self._row_limit) - segment.first_row
+            if count > 0:
+                sources.append((segment.first_row, segment.ends[:count]))
+        for chunk, count in self._view.chunks(self._row_limit):
+            sources.append((chunk.first_row, chunk.ends[:count]))
+        for start, ends in sorted(sources, key=lambda item: item[0]):
+            skip = max(first - start, 0)
+            if skip < len(ends):
+                live = np.flatnonzero(live_mask(ends[skip:], self.lsn))
+                if len(live):
+                    yield live + (start + skip)
+
+    # --- documents ---
+
+    def document(self, namespace: str, key: str) -> Json:
+        """Return a document's value, or None."""
+        stored = self._view.document(namespace, key, self.lsn)
+        return None if stored is None else _decode(stored)
+
+    def documents(self, namespace: str) -> dict[str, Json]:
+        """Return every document of a namespace by key."""
+        return {key: _decode(value) for key, value in self._view.documents(namespace, self.lsn).items()}
+
+
+def read_ids(segment: Segment, ordinals: npt.NDArray[np.int64]) -> list[str]:
+    """Return ids of a segment's rows.
+
+    Raises:
+        DamagedDataError: `damaged-data`.
+    """
+    try:
+        return segment.ids(ordinals)
+    except UnreadableError as error:
+        rows = [f"row {number + segment.first_row}" for number in error.ordinals]
+        raise damaged_rows(rows, "stored ids are damaged") from None
+
+

@@ -1,0 +1,88 @@
+"""File work that several engine modules need: write a whole file durably, read one whole."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+from typing import TYPE_CHECKING
+
+from dvecdb.errors import Code, DiskFullError, DvecdbError, OutcomeUnknownError
+from dvecdb.formats import names
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from dvecdb.media.files import Buffer, Dir, File, Files
+
+
+def is_disk_full(error: OSError) -> bool:
+    """Return whether `error` says that there is no room."""
+    return error.errno in {errno.ENOSPC, errno.EDQUOT}
+
+
+def disk_full(what: str, error: OSError) -> DiskFullError:
+    """Return the error for a write that was refused before anything was written."""
+    return DiskFullError(
+        Code.DISK_FULL,
+        f"{what}: no space left ({error.strerror}); nothing was written. "
+        "Free space or delete rows or collections, then try again",
+    )
+
+
+def write_failed(what: str, error: OSError) -> DvecdbError:
+    """Return the error for a step that failed before it had any effect that counts."""
+    if is_disk_full(error):
+        return disk_full(what, error)
+    return OutcomeUnknownError(
+        Code.OUTCOME_UNKNOWN,
+        f"{what}: the disk failed ({error.strerror}); whether it took effect shows after "
+        "opening the data directory again",
+        errno=error.errno,
+    )
+
+
+def read_file(files: Files, directory: Dir, name: str) -> bytes:
+    """Return all bytes of a file. Raises `OSError`."""
+    file = files.open(directory, name)
+    try:
+        return files.read_at(file, files.size(file), 0)
+    finally:
+        files.close(file)
+
+
+def write_file(
+    files: Files,
+    directory: Dir,
+    name: str,
+    buffers: Sequence[Buffer],
+    *,
+    sync_directory: bool = True,
+) -> None:
+    """Write a new file: partial name, sync, seal, rename without replacing, sync the directory.
+
+    On return the file is durable (its name too, with `sync_directory`). Raises `OSError`; then
+    the file is not there under `name`, unless only the last sync failed.
+    """
+    partial = names.PARTIAL + name
+    with contextlib.suppress(FileNotFoundError):
+        files.remove(directory, partial)  # left by a crash; nobody knows it
+    file = files.create(directory, partial)
+    try:
+        files.write_at(file, buffers, 0)
+        files.sync(file)
+        files.seal(file)
+    except OSError:
+        close_quietly(files, file)
+        with contextlib.suppress(OSError):
+            files.remove(directory, partial)
+        raise
+    files.close(file)
+    files.rename(directory, partial, directory, name)
+    if sync_directory:
+        files.sync_directory(directory)
+
+
+def close_quietly(files: Files, file: File) -> None:
+    """Close a file whose fate no longer matters."""
+    with contextlib.suppress(OSError):
+        files.close(file)

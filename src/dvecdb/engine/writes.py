@@ -1,0 +1,347 @@
+"""From a call's arguments to a checked write: everything that needs no stored state.
+
+Validation happens in the caller's thread, before anything is queued: a write that is refused here
+has not touched the collection.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final, Literal
+from uuid import UUID, uuid5
+
+import blake3
+import msgspec
+import numpy as np
+
+from dvecdb.errors import Code, InvalidRequestError
+from dvecdb.records import canonical_ids
+from dvecdb.search.vectors import check_vectors
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    import numpy.typing as npt
+
+    from dvecdb.formats.columns import DocumentEntry
+    from dvecdb.records import Json, Metadata, Schema
+    from dvecdb.settings import Settings
+
+Mode = Literal["upsert", "insert"]
+UpdateMode = Literal["merge", "replace"]
+
+IDEMPOTENCY_NAMESPACE: Final = "_idempotency"
+DOCUMENT_NAME_LENGTH_MAX: Final = 256
+DOCUMENT_BYTES_MAX: Final = 1024 * 1024
+NOTE_TEXT_LENGTH_MAX: Final = 1024
+
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder().decode
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """A change of one record's metadata that leaves its vector."""
+
+    id: str
+    metadata: Metadata
+    mode: UpdateMode
+
+
+@dataclass(slots=True)
+class Write:
+    """A checked write.
+
+    vectors: stored type [len(ids), dimension], owned; ids: distinct, one per row; answer_ids: what
+    the commit returns; metadata: JSON bytes by row, b"" for none, or None.
+    """
+
+    operation: str
+    ids: list[str] = field(default_factory=list)
+    answer_ids: list[str] = field(default_factory=list)
+    vectors: npt.NDArray[np.generic] | None = None
+    metadata: list[bytes] | None = None
+    mode: Mode = "upsert"
+    deletes: list[str] = field(default_factory=list)
+    updates: list[Update] = field(default_factory=list)
+    documents: list[DocumentEntry] = field(default_factory=list)
+    expect: list[tuple[str, str, Json]] = field(default_factory=list)
+    if_lsn: int | None = None
+    key: str | None = None
+    digest: str | None = None
+    note: bytes = b"{}"
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of vectors and metadata."""
+        metadata = sum(map(len, self.metadata)) if self.metadata else 0
+        return (self.vectors.nbytes if self.vectors is not None else 0) + metadata
+
+    @property
+    def touched_ids(self) -> list[str]:
+        """Every id this write ends or makes."""
+        return [*self.ids, *self.deletes, *(update.id for update in self.updates)]
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What any write may carry."""
+
+    if_lsn: int | None = None
+    expect: Mapping[tuple[str, str], Json] | None = None
+    idempotency_key: str | None = None
+    actor: str | None = None
+    reason: str | None = None
+    request_id: str | None = None
+
+
+class WriteChecker:
+    """Turns arguments into a `Write` for one collection."""
+
+    def __init__(self, schema: Schema, settings: Settings, uuid: UUID, new_uuid: Callable[[], UUID]) -> None:
+        self._schema = schema
+        self._settings = settings
+        self._uuid = uuid
+        self._new_uuid = new_uuid
+
+    def check(  # noqa: PLR0913  # the parts of a write
+        self,
+        operation: str,
+        options: Options,
+        *,
+        ids: Sequence[str] | None = None,
+        vectors: Any = None,  # noqa: ANN401  # arrays and lists of any kind
+        metadata: Sequence[Metadata | None] | None = None,
+        mode: Mode = "upsert",
+        deletes: Sequence[str] = (),
+        updates: Sequence[Update] = (),
+        documents: Mapping[tuple[str, str], Json] | None = None,
+    ) -> Write:
+        """Return the checked write.
+
+        Raises:
+            InvalidRequestError: whichever argument is wrong; nothing was written.
+        """
+        write = Write(operation, mode=mode, if_lsn=_check_lsn(options.if_lsn))
+        if vectors is not None:
+            self._add_rows(write, ids, vectors, metadata, options.idempotency_key)
+        elif ids is not None or metadata is not None:
+            raise _invalid("ids or metadata without vectors; pass vectors, one per id")
+        write.deletes = list(dict.fromkeys(canonical_ids(list(deletes)))) if deletes else []
+        write.updates = [self._check_update(update) for update in updates]
+        if write.deletes or write.updates:
+            _refuse_overlap(write)
+        write.documents = _check_documents(documents or {})
+        write.expect = [(*_check_document_name(name), value) for name, value in (options.expect or {}).items()]
+        write.note = _note(operation, options)
+        if options.idempotency_key is not None:
+            write.key = _check_text("idempotency_key", options.idempotency_key, DOCUMENT_NAME_LENGTH_MAX)
+            write.digest = _digest(write, made_ids=ids is None)
+        if write.size_bytes > self._settings.batch_bytes_max:
+            raise InvalidRequestError(
+                Code.BATCH_TOO_LARGE,
+                f"the batch has {write.size_bytes} bytes, at most {self._settings.batch_bytes_max} "
+                "are allowed; split it",
+            )
+        return write
+
+    def _add_rows(
+        self,
+        write: Write,
+        ids: Sequence[str] | None,
+        vectors: Any,  # noqa: ANN401
+        metadata: Sequence[Metadata | None] | None,
+        key: str | None,
+    ) -> None:
+        array = check_vectors(vectors, self._schema)
+        count = len(array)
+        if ids is None:
+            write.ids = self._make_ids(count, key)
+        else:
+            write.ids = canonical_ids(ids if isinstance(ids, list) else list(ids))
+        if len(write.ids) != count:
+            raise _invalid(f"{len(write.ids)} ids for {count} vectors; pass one id per vector")
+        if metadata is not None:
+            write.metadata = self._check_metadata(metadata, count)
+        write.vectors = array
+        write.answer_ids = write.ids
+        if len(set(write.ids)) != count:
+            _settle_duplicates(write)
+
+    def _make_ids(self, count: int, key: str | None) -> list[str]:
+        if key is None:
+            return [str(self._new_uuid()) for _ in range(count)]
+        # The same key makes the same ids, so that a repeated call answers the same.
+        return [str(uuid5(self._uuid, f"{key}\0{index}")) for index in range(count)]
+
+    def _check_metadata(self, metadata: Sequence[Metadata | None], count: int) -> list[bytes] | None:
+        if isinstance(metadata, (dict, str, bytes)):
+            raise _bad_metadata(0, "metadata is a list with one object or None per vector")
+        values = list(metadata)
+        if len(values) != count:
+            raise _invalid(f"{len(values)} metadata for {count} vectors; pass one (or None) per vector")
+        if all(value is None for value in values):
+            return None
+        size_max = self._settings.metadata_bytes_max
+        return [
+            b"" if value is None else encode_metadata(value, index, size_max)
+            for index, value in enumerate(values)
+        ]
+
+    def _check_update(self, update: Update) -> Update:
+        (record_id,) = canonical_ids([update.id])
+        encode_metadata(update.metadata, 0, self._settings.metadata_bytes_max)
+        if update.mode not in {"merge", "replace"}:
+            raise _invalid(f"unknown update mode {update.mode!r}; expected merge or replace")
+        return Update(record_id, update.metadata, update.mode)
+
+
+def encode_metadata(value: object, item: int, size_max: int) -> bytes:
+    """Return the JSON bytes of a metadata object.
+
+    Raises:
+        InvalidRequestError: `invalid-metadata` or `metadata-too-large`, names the item.
+    """
+    if not isinstance(value, dict):
+        raise _bad_metadata(item, f"expected a JSON object or None, found {type(value).__name__}")
+    encoded = encode_json(value, f"metadata of item {item}", Code.INVALID_METADATA)
+    if len(encoded) > size_max:
+        raise InvalidRequestError(
+            Code.METADATA_TOO_LARGE,
+            f"item {item}: metadata of {len(encoded)} bytes, at most {size_max} are allowed",
+            item=item,
+            found=len(encoded),
+            limit=size_max,
+        )
+    return encoded
+
+
+def encode_json(value: object, what: str, code: Code) -> bytes:
+    """Return JSON bytes that decode to exactly `value`.
+
+    Raises:
+        InvalidRequestError: `code`; NaN, keys that are no text, tuples, dates and the like would
+            come back as something else.
+    """
+    try:
+        encoded = _encode(value)
+        same = _decode(encoded) == value
+    except (TypeError, ValueError, OverflowError, RecursionError, msgspec.MsgspecError) as error:
+        raise InvalidRequestError(code, f"{what} is not JSON: {error}") from None
+    if not same:
+        raise InvalidRequestError(
+            code,
+            f"{what} would not come back as it is: use text keys and only objects, lists, text, "
+            "finite numbers, true, false and null",
+        )
+    return encoded
+
+
+def _settle_duplicates(write: Write) -> None:
+    """Refuse repeated ids in an insert; in an upsert the last one wins."""
+    last = {record_id: index for index, record_id in enumerate(write.ids)}
+    if write.mode == "insert":
+        for index, record_id in enumerate(write.ids):
+            if last[record_id] != index:
+                raise InvalidRequestError(
+                    Code.DUPLICATE_ID,
+                    f"items {index} and {last[record_id]} have the same id {record_id!r}; "
+                    "an insert takes each id once",
+                    id=record_id,
+                )
+    kept = sorted(last.values())
+    assert write.vectors is not None
+    write.vectors = write.vectors[kept]
+    write.ids = [write.ids[index] for index in kept]
+    if write.metadata is not None:
+        write.metadata = [write.metadata[index] for index in kept]
+
+
+def _refuse_overlap(write: Write) -> None:
+    seen: set[str] = set()
+    for record_id in write.touched_ids:
+        if record_id in seen:
+            raise InvalidRequestError(
+                Code.DUPLICATE_ID,
+                f"the id {record_id!r} is used twice in one batch; split the batch",
+                id=record_id,
+            )
+        seen.add(record_id)
+
+
+def _check_documents(documents: Mapping[tuple[str, str], Json]) -> list[DocumentEntry]:
+    entries: list[DocumentEntry] = []
+    for name, value in documents.items():
+        namespace, key = _check_document_name(name)
+        if namespace.startswith("_"):
+            raise _invalid(f"document namespace {namespace!r}: a leading underscore is reserved")
+        encoded = None
+        if value is not None:
+            encoded = encode_json(value, f"document {namespace}/{key}", Code.INVALID_ARGUMENT)
+            if len(encoded) > DOCUMENT_BYTES_MAX:
+                raise _invalid(
+                    f"document {namespace}/{key} has {len(encoded)} bytes, at most "
+                    f"{DOCUMENT_BYTES_MAX} are allowed"
+                )
+        entries.append((namespace, key, encoded))
+    return entries
+
+
+def _check_document_name(name: object) -> tuple[str, str]:
+    if not (isinstance(name, tuple) and len(name) == 2):  # noqa: PLR2004
+        raise _invalid(f"a document is named by a (namespace, key) pair, found {name!r}")
+    return (
+        _check_text("document namespace", name[0], DOCUMENT_NAME_LENGTH_MAX),
+        _check_text("document key", name[1], DOCUMENT_NAME_LENGTH_MAX),
+    )
+
+
+def _check_text(what: str, value: object, length_max: int) -> str:
+    if not isinstance(value, str) or not 1 <= len(value) <= length_max or "\0" in value:
+        raise _invalid(f"{what}: expected text of 1 to {length_max} characters, found {value!r:.80}")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise _invalid(f"{what}: contains a lone surrogate, which is not text") from None
+    return value
+
+
+def _check_lsn(value: object) -> int | None:
+    if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 0):
+        raise _invalid(f"if_lsn: expected an LSN, found {value!r}")
+    return value
+
+
+def _note(operation: str, options: Options) -> bytes:
+    note: dict[str, str] = {"op": operation}
+    for name, value in (("actor", options.actor), ("reason", options.reason), ("request_id", options.request_id)):
+        if value is not None:
+            note[name] = _check_text(name, value, NOTE_TEXT_LENGTH_MAX)
+    if options.idempotency_key is not None:
+        note["key"] = options.idempotency_key
+    return _encode(note)
+
+
+def _digest(write: Write, *, made_ids: bool) -> str:
+    total = blake3.blake3()
+    head = (
+        write.operation,
+        write.mode,
+        None if made_ids else write.ids,
+        write.metadata,
+        write.deletes,
+        [(update.id, _encode(update.metadata), update.mode) for update in write.updates],
+        write.documents,
+    )
+    total.update(msgspec.msgpack.encode(head))
+    if write.vectors is not None:
+        total.update(np.ascontiguousarray(write.vectors).tobytes())
+    return total.hexdigest()
+
+
+def _invalid(message: str) -> InvalidRequestError:
+    return InvalidRequestError(Code.INVALID_ARGUMENT, message)
+
+
+def _bad_metadata(item: int, message: str) -> InvalidRequestError:
+    return InvalidRequestError(Code.INVALID_METADATA, f"item {item}: {message}", item=item)

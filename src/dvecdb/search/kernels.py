@@ -1,0 +1,372 @@
+"""Fast approximate distances with a proven error: what lets an exact scan skip almost every row.
+
+A kernel belongs to one query. It maps a block of rows to **keys**, numbers that rise with the
+distance, and gives for each row an interval `low .. high` that holds the key of the distance
+which `exact.exact_distances` defines. Keys of all blocks of one query are comparable.
+
+Bounds. u = 2**-24 is the rounding unit of float32. A float32 sum of d products in any order, with
+or without fused multiply-add, is within `d u / (1 - d u)` times the sum of the absolute products
+(Higham, Accuracy and Stability of Numerical Algorithms, section 3.1), which Cauchy-Schwarz limits
+to |x| |q|. `_rounding` is that with room to spare for the few operations around it and for the
+float64 arithmetic of the definition. A query that had to be rounded (to float16, or to two int8
+parts) adds its residual r by |r . x| <= |r| |x|. Overflow and underflow:
+
+    cosine, dot product   the query is scaled to length 1 first; rows whose length leaves
+                          `_LENGTH_MIN .. _LENGTH_MAX` are measured exactly instead
+    euclidean, manhattan  sums of terms >= 0 can only overflow to inf, never to NaN, and such
+                          rows are beyond `key_max`; underflow is covered by `_tiny`
+
+simsimd's int8 products are exact (32-bit sums of at most 65,536 * 2**14). Its float16 products
+are summed in float32 by every kernel but those for AVX512-FP16 and SVE: these are switched off.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+import numpy as np
+
+from dvecdb.records import Metric, VectorType
+from dvecdb.search.exact import exact_distances
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import numpy.typing as npt
+
+    Stored = npt.NDArray[Any]
+    Float32s = npt.NDArray[np.float32]
+    Float64s = npt.NDArray[np.float64]
+    Indices = npt.NDArray[np.intp]
+    Measure = Callable[[Float32s, Float32s], Float64s]
+
+_UNIT: Final = 2.0**-24
+_LENGTH_MIN: Final = 2.0**-60
+_LENGTH_MAX: Final = 2.0**100
+_SQUARE_MIN: Final = 2.0**-80
+_SQUARE_MAX: Final = 2.0**100
+_EUCLIDEAN_MAX: Final = 2.0**60
+_MANHATTAN_MAX: Final = 2.0**120
+_EXACT: Final = 2.0**-40
+_HALF_MAX: Final = 65_504.0
+_WIDEN_ELEMENTS: Final = 256 * 1024
+_HALF_MASK: Final = np.uint32(0x8FFFE000).view(np.int32)
+_HALF_SCALE: Final = np.float32(2.0**112)
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """Where the keys of some rows lie: between `low` and `low * gain + width`.
+
+    `index` says which rows of the block these are, intp[m] rising; None: all of them. The others
+    are beyond the threshold that was asked for. low: float64[m]; width: a number or float64[m].
+    """
+
+    index: Indices | None
+    low: Float64s
+    gain: float
+    width: float | Float64s
+
+
+class Kernel(Protocol):
+    """Bounds the distances of rows to one query."""
+
+    key_max: float
+    """Keys above it do not bound anything: compare against infinity instead."""
+
+    def bounds(self, rows: Stored, norms: Float32s | None, threshold: float) -> Bounds:
+        """Return the bounds of at least all rows whose key may be `threshold` or less.
+
+        rows: stored type [n, d], C order, n >= 1; norms: `row_norms(rows)` or None.
+        """
+
+    def key(self, distance: float) -> float:
+        """Return a number no smaller than the key of any row at `distance`."""
+
+
+def make_kernel(query: Float32s, metric: Metric, vector_type: VectorType) -> Kernel:
+    """Return the kernel for `query`, float32[d], finite, and not zero unless L1 or L2."""
+    if metric is Metric.MANHATTAN:
+        return _Differences(query, _manhattan, _MANHATTAN_MAX, vector_type)
+    if metric is Metric.EUCLIDEAN and vector_type is not VectorType.INT8:
+        if vector_type is VectorType.FLOAT16 and np.abs(query).max() <= _HALF_MAX:
+            return _HalfEuclidean(query)
+        return _Differences(query, _euclidean, _EUCLIDEAN_MAX, vector_type)
+    return _Products(query, metric, vector_type)
+
+
+def needs_norms(metric: Metric, vector_type: VectorType) -> bool:
+    """Tell whether scans of this kind are faster when given `row_norms`."""
+    if metric is Metric.EUCLIDEAN:
+        return vector_type is VectorType.INT8
+    return metric is not Metric.MANHATTAN
+
+
+def row_norms(rows: Stored) -> Float32s:
+    """Return the Euclidean length of every row: float32[n], inf if beyond float32.
+
+    rows: float32, float16 or int8 [n, d]. Relative error below (d + 32) * 2**-24.
+    """
+    if not rows.size:
+        return np.zeros(len(rows), np.float32)
+    squares = _dot(rows, rows)
+    with np.errstate(over="ignore"):
+        norms = np.sqrt(squares).astype(np.float32)
+        if rows.dtype == np.float32:
+            smallest, largest = np.minimum.reduce(squares), np.maximum.reduce(squares)
+            if not (smallest > _SQUARE_MIN and largest < _SQUARE_MAX):
+                odd = np.flatnonzero(~((squares > _SQUARE_MIN) & (squares < _SQUARE_MAX)))
+                zero = np.zeros(rows.shape[1], np.float32)
+                norms[odd] = exact_distances(rows[odd], zero, Metric.EUCLIDEAN)
+    return norms
+
+
+def _rounding(dimension: int) -> float:
+    """Return the relative error of float32 sums of `dimension` terms, generously."""
+    return 1.05 * (dimension + 32) * _UNIT
+
+
+@cache
+def _simsimd() -> Any:  # noqa: ANN401  (a module used through its C functions)
+    """Return simsimd without the kernels that sum in float16."""
+    module = import_module("simsimd")
+    for capability in ("sapphire", "sve"):
+        module.disable_capability(capability)
+    return module
+
+
+@cache
+def _faiss() -> Any:  # noqa: ANN401  (a module without types)
+    return import_module("faiss")  # late: it takes 0.15 s
+
+
+def _dot(left: Stored, right: Stored) -> Float64s:
+    """Return the dot products of the pairs of rows; `left` may be a single row. float64[n]."""
+    return np.asarray(_simsimd().dot(left, right))
+
+
+def _euclidean(query: Float32s, rows: Float32s) -> Float64s:
+    """Return the distances by float32 sums. query: float32[1, d]; rows: float32[n, d]."""
+    return np.sqrt(np.asarray(_simsimd().sqeuclidean(query, rows)))
+
+
+def _manhattan(query: Float32s, rows: Float32s) -> Float64s:
+    """Return the distances by float32 sums. query: float32[1, d]; rows: float32[n, d]."""
+    faiss = _faiss()
+    distances: Float32s = faiss.pairwise_distances(query, rows, faiss.METRIC_L1)[0]
+    return distances.astype(np.float64)
+
+
+class _Differences:
+    """Euclidean and Manhattan by float32 sums of differences: the error is relative."""
+
+    def __init__(
+        self, query: Float32s, measure: Measure, key_max: float, vector_type: VectorType
+    ) -> None:
+        self.key_max = key_max
+        self._query = query.reshape(1, -1)
+        self._measure = measure
+        self._type = vector_type
+        self._error = _rounding(query.size)
+        self._tiny = math.sqrt(query.size) * 2.0**-62
+
+    def bounds(self, rows: Stored, norms: Float32s | None, threshold: float) -> Bounds:
+        """See `Kernel`."""
+        del norms, threshold
+        low = self._scores(rows)
+        low *= 1.0 - self._error
+        low -= self._tiny
+        gain = (1.0 + self._error) / (1.0 - self._error)
+        return Bounds(None, low, gain, self._tiny * (gain + 1.0))
+
+    def key(self, distance: float) -> float:
+        """See `Kernel`."""
+        return distance
+
+    def _scores(self, rows: Stored) -> Float64s:
+        if self._type is VectorType.FLOAT32:
+            return self._measure(self._query, rows)
+        count, dimension = rows.shape
+        step = max(1, min(count, _WIDEN_ELEMENTS // dimension))
+        buffer = np.empty((step, dimension), np.float32)
+        scores = np.empty(count)
+        for start in range(0, count, step):
+            chunk = _widen(rows[start : start + step], buffer)
+            scores[start : start + step] = self._measure(self._query, chunk)
+        return scores
+
+
+def _widen(rows: Stored, buffer: Float32s) -> Float32s:
+    """Return `rows`, int8 or finite float16, as float32 in the first rows of `buffer`.
+
+    numpy converts float16 one by one. Here the bits are moved to where float32 has them, whole
+    arrays at a time; the exponents then differ by 112, subnormals included.
+    """
+    target = buffer[: len(rows)]
+    if rows.dtype == np.int8:
+        target[...] = rows
+        return target
+    bits = target.view(np.int32)
+    bits[...] = rows.view(np.int16)
+    np.left_shift(bits, 13, out=bits)
+    np.bitwise_and(bits, _HALF_MASK, out=bits)
+    return np.multiply(target, _HALF_SCALE, out=target)
+
+
+class _HalfEuclidean:
+    """Euclidean over float16 rows with the query rounded to float16."""
+
+    def __init__(self, query: Float32s) -> None:
+        self.key_max = _EUCLIDEAN_MAX
+        self._query = query.astype(np.float16).reshape(1, -1)
+        residual = query.astype(np.float64) - self._query[0]
+        self._residual = 1.001 * float(np.sqrt(np.add.reduce(residual * residual)))
+        self._error = _rounding(query.size)
+
+    def bounds(self, rows: Stored, norms: Float32s | None, threshold: float) -> Bounds:
+        """See `Kernel`."""
+        del norms, threshold
+        low = np.asarray(_simsimd().sqeuclidean(self._query, rows))
+        low = np.sqrt(low)
+        low *= 1.0 - self._error
+        low -= self._residual
+        gain = (1.0 + self._error) / (1.0 - self._error)
+        return Bounds(None, low, gain, self._residual * (gain + 1.0))
+
+    def key(self, distance: float) -> float:
+        """See `Kernel`."""
+        return distance
+
+
+class _Products:
+    """Cosine and dot product, and Euclidean over int8, by dot products with q / |q|.
+
+    Keys: cosine - 1, dot product / |q|, Euclidean squared. Int8 has two stages: with the query
+    rounded to int8, and for the rows that may still matter with the rounded rest added.
+    """
+
+    def __init__(self, query: Float32s, metric: Metric, vector_type: VectorType) -> None:
+        self.key_max = math.inf
+        self._exact_query = query
+        self._metric = metric
+        target = query.astype(np.float64)
+        self._length = _length(target)
+        self._rest: npt.NDArray[np.int8] | None = None
+        if vector_type is VectorType.INT8:
+            self._norm_error = 4.0 * _UNIT
+            self._split(target)
+        else:
+            self._norm_error = _rounding(query.size)
+            half = vector_type is VectorType.FLOAT16
+            self._round(target / self._length, np.float16 if half else np.float32)
+
+    def _round(self, target: Float64s, dtype: type[np.floating[Any]]) -> None:
+        """Keep `target`, float64[d] of length 1, rounded; float16 at its highest exponent."""
+        exponent = 0
+        if dtype is np.float16:
+            exponent = 15 - math.frexp(float(np.abs(target).max()))[1]
+        target = np.ldexp(target, exponent)
+        self._query = target.astype(dtype).reshape(1, -1)
+        self._scale = math.ldexp(1.0, -exponent)
+        residual = _length(target - self._query[0]) * self._scale
+        self._error = 1.01 * _rounding(target.size) + 1.001 * residual
+
+    def _split(self, target: Float64s) -> None:
+        """Keep `target`, the query as float64[d], as int8 or as a sum of two int8 vectors."""
+        if _is_int8(target):
+            self._query = target.astype(np.int8).reshape(1, -1)
+            self._scale, self._error = 1.0 / (self._length or 1.0), _EXACT
+            return
+        target = target / self._length
+        self._scale = float(np.abs(target).max()) / 127.0
+        self._query = np.rint(target / self._scale).astype(np.int8).reshape(1, -1)
+        residual = target - self._query[0] * self._scale
+        self._error = 1.001 * _length(residual) + _EXACT
+        self._rest_scale = self._scale / 254.0
+        rest = np.clip(np.rint(residual / self._rest_scale), -127.0, 127.0)
+        self._rest = rest.astype(np.int8).reshape(1, -1)
+        self._rest_error = 1.001 * _length(residual - rest * self._rest_scale) + _EXACT
+
+    def bounds(self, rows: Stored, norms: Float32s | None, threshold: float) -> Bounds:
+        """See `Kernel`."""
+        if norms is None:
+            norms = row_norms(rows)
+        lengths = norms.astype(np.float64)
+        products = _dot(self._query, rows) * self._scale
+        self._replace_odd(rows, products, lengths)
+        low, width = self._intervals(products, lengths, self._error)
+        if self._rest is None:
+            return Bounds(None, low, 1.0, width)
+        index = np.flatnonzero(low <= threshold)
+        if index.size > len(rows) // 4:
+            products += _dot(self._rest, rows) * self._rest_scale
+            low, width = self._intervals(products, lengths, self._rest_error)
+            return Bounds(None, low, 1.0, width)
+        if not index.size:
+            return Bounds(index, low[:0], 1.0, 0.0)
+        products = products[index] + _dot(self._rest, rows[index]) * self._rest_scale
+        low, width = self._intervals(products, lengths[index], self._rest_error)
+        return Bounds(index, low, 1.0, width)
+
+    def key(self, distance: float) -> float:
+        """See `Kernel`."""
+        if self._metric is Metric.COSINE:
+            return distance - 1.0 + 2.0**-50
+        if self._metric is Metric.DOT_PRODUCT:
+            return distance / self._length
+        return distance * distance * (1.0 + 2.0**-50)
+
+    def _intervals(
+        self, products: Float64s, lengths: Float64s, error: float
+    ) -> tuple[Float64s, float | Float64s]:
+        """Return `low` and `width` for products known to within `error` times the lengths."""
+        if self._metric is Metric.COSINE:
+            slack = 1.05 * (error + self._norm_error)
+            low = products / lengths
+            np.negative(low, out=low)
+            low -= slack
+            return low, 2.0 * slack
+        if self._metric is Metric.DOT_PRODUCT:
+            slacks = lengths * (1.05 * error)
+            low = -products
+            low -= slacks
+            return low, 2.0 * slacks
+        squared = self._length * self._length
+        squares = lengths * lengths
+        slacks = lengths * (2.1 * self._length * error)
+        slacks += squares * 2.0**-21 + squared * 2.0**-40
+        low = squares - products * (2.0 * self._length)
+        low += squared
+        low -= slacks
+        return low, 2.0 * slacks
+
+    def _replace_odd(self, rows: Stored, products: Float64s, lengths: Float64s) -> None:
+        """Put exact values where a row's length is 0 or leaves what float32 products can bear."""
+        if self._metric is Metric.EUCLIDEAN:
+            return
+        smallest, largest = np.minimum.reduce(lengths), np.maximum.reduce(lengths)
+        if smallest >= _LENGTH_MIN and largest <= _LENGTH_MAX:
+            return
+        products[lengths == 0.0] = 0.0
+        odd = np.flatnonzero(~((lengths >= _LENGTH_MIN) & (lengths <= _LENGTH_MAX)))
+        measured = odd[lengths[odd] > 0.0]
+        exact = exact_distances(rows[measured], self._exact_query, self._metric)
+        if self._metric is Metric.COSINE:
+            products[measured] = 1.0 - exact
+            lengths[odd] = 1.0
+        else:
+            products[measured] = -exact / self._length
+            lengths[odd] = 0.0
+
+
+def _is_int8(vector: Float64s) -> bool:
+    fits = (vector >= -128.0) & (vector <= 127.0) & (np.rint(vector) == vector)  # noqa: PLR2004
+    return bool(fits.all())
+
+
+def _length(vector: Float64s) -> float:
+    return float(np.sqrt(np.add.reduce(vector * vector)))
