@@ -221,7 +221,7 @@ class TopK:
 
 @dataclass(frozen=True, slots=True)
 class _Candidates:
-    """Copies of rows that may be among the answer. rows [m, d]; numbers int64[m]; low float64[m]."""
+    """Copies of rows that may be among the answer: [m, d], int64[m], float64[m]."""
 
     rows: npt.NDArray[Any]
     numbers: Numbers

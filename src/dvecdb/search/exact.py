@@ -58,22 +58,24 @@ def _measure(
     chunk: npt.NDArray[np.float64], target: npt.NDArray[np.float64], metric: Metric
 ) -> npt.NDArray[np.float64]:
     """Return the distances of `chunk`, float64[n, d] in C order, which is overwritten."""
+    distances: npt.NDArray[np.float64]
     match metric:
         case Metric.COSINE:
-            return _cosine(chunk, target)
+            distances = _cosine(chunk, target)
         case Metric.EUCLIDEAN:
             np.subtract(chunk, target, out=chunk)
             np.multiply(chunk, chunk, out=chunk)
-            return np.sqrt(np.add.reduce(chunk, axis=1))
+            distances = np.sqrt(np.add.reduce(chunk, axis=1))
         case Metric.MANHATTAN:
             np.subtract(chunk, target, out=chunk)
             np.abs(chunk, out=chunk)
-            return np.add.reduce(chunk, axis=1)
+            distances = np.add.reduce(chunk, axis=1)
         case Metric.DOT_PRODUCT:
             np.multiply(chunk, target, out=chunk)
-            return 0.0 - np.add.reduce(chunk, axis=1)  # never -0.0
+            distances = 0.0 - np.add.reduce(chunk, axis=1)  # never -0.0
         case _:
             assert_never(metric)
+    return distances
 
 
 def _cosine(
@@ -85,6 +87,7 @@ def _cosine(
     # sqrt(a * b), not sqrt(a) * sqrt(b): it is exact for equal vectors, whose distance is then 0.
     lengths = np.sqrt(squares * np.add.reduce(target * target))
     np.divide(cosines, lengths, out=cosines, where=lengths > 0.0)  # a zero row keeps cosine 0
-    distances = np.subtract(1.0, cosines, out=cosines)
+    distances: npt.NDArray[np.float64] = 1.0 - cosines
     np.maximum(distances, 0.0, out=distances)
-    return np.minimum(distances, 2.0, out=distances)
+    np.minimum(distances, 2.0, out=distances)
+    return distances

@@ -131,7 +131,7 @@ def _rounding(dimension: int) -> float:
 
 
 @cache
-def _simsimd() -> Any:  # noqa: ANN401  (a module used through its C functions)
+def _simsimd() -> Any:
     """Return simsimd without the kernels that sum in float16."""
     module = import_module("simsimd")
     for capability in ("sapphire", "sve"):
@@ -140,7 +140,7 @@ def _simsimd() -> Any:  # noqa: ANN401  (a module used through its C functions)
 
 
 @cache
-def _faiss() -> Any:  # noqa: ANN401  (a module without types)
+def _faiss() -> Any:
     return import_module("faiss")  # late: it takes 0.15 s
 
 
@@ -149,9 +149,10 @@ def _dot(left: Stored, right: Stored) -> Float64s:
     return np.asarray(_simsimd().dot(left, right))
 
 
-def _euclidean(query: Float32s, rows: Float32s) -> Float64s:
-    """Return the distances by float32 sums. query: float32[1, d]; rows: float32[n, d]."""
-    return np.sqrt(np.asarray(_simsimd().sqeuclidean(query, rows)))
+def _euclidean(query: Stored, rows: Stored) -> Float64s:
+    """Return the distances by float32 sums. query: [1, d]; rows: [n, d] of the same type."""
+    squares: Float64s = np.asarray(_simsimd().sqeuclidean(query, rows))
+    return np.sqrt(squares, out=squares)
 
 
 def _manhattan(query: Float32s, rows: Float32s) -> Float64s:
@@ -230,8 +231,7 @@ class _HalfEuclidean:
     def bounds(self, rows: Stored, norms: Float32s | None, threshold: float) -> Bounds:
         """See `Kernel`."""
         del norms, threshold
-        low = np.asarray(_simsimd().sqeuclidean(self._query, rows))
-        low = np.sqrt(low)
+        low = _euclidean(self._query, rows)
         low *= 1.0 - self._error
         low -= self._residual
         gain = (1.0 + self._error) / (1.0 - self._error)
@@ -364,7 +364,7 @@ class _Products:
 
 
 def _is_int8(vector: Float64s) -> bool:
-    fits = (vector >= -128.0) & (vector <= 127.0) & (np.rint(vector) == vector)  # noqa: PLR2004
+    fits = (vector >= -128.0) & (vector <= 127.0) & (np.rint(vector) == vector)
     return bool(fits.all())
 
 

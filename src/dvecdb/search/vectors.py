@@ -63,10 +63,10 @@ def check_query(query: object, dimension: int) -> npt.NDArray[np.float32]:
             float32) or `invalid-argument`.
     """
     source = _as_numbers(query, dimension, single=True).reshape(1, dimension)
-    target = np.empty((1, dimension), np.float32)
-    if not _convert(source, target, VectorType.FLOAT32):
+    target = np.empty(dimension, np.float32)
+    if not _convert(source, target.reshape(1, dimension), VectorType.FLOAT32):
         _refuse_values(source, VectorType.FLOAT32, 0, "query, ")
-    return target[0]
+    return target
 
 
 def _as_numbers(vectors: object, dimension: int, *, single: bool) -> npt.NDArray[Any]:
@@ -79,9 +79,9 @@ def _as_numbers(vectors: object, dimension: int, *, single: bool) -> npt.NDArray
         source = _from_sequence(vectors, dimension, single=single)
     if source.dtype.kind not in _KINDS:
         _refuse(f"expected an array of real numbers, found type {source.dtype}")
-    if source.shape == ((dimension,) if single else (len(source), dimension)):
-        return source
-    _refuse_shape(source.shape, dimension, single=single)
+    if source.ndim != (1 if single else 2) or source.shape[-1] != dimension:
+        _refuse_shape(source.shape, dimension, single=single)
+    return source
 
 
 def _from_sequence(vectors: object, dimension: int, *, single: bool) -> npt.NDArray[Any]:
@@ -92,7 +92,8 @@ def _from_sequence(vectors: object, dimension: int, *, single: bool) -> npt.NDAr
         source = np.asarray(vectors)
     except (ValueError, TypeError) as error:
         _refuse_ragged(vectors, dimension, single=single)
-        _refuse(f"not an array of numbers: {error}", cause=error)
+        text = f"not an array of numbers: {error}"
+        raise InvalidRequestError(Code.INVALID_ARGUMENT, text) from error
     if source.dtype.kind not in _KINDS:
         _refuse_items(vectors, single=single)
     if source.shape == (0,) and not single:
@@ -165,7 +166,7 @@ def _refuse_shape(shape: tuple[int, ...], dimension: int, *, single: bool) -> No
     )
 
 
-def _refuse_ragged(vectors: Any, dimension: int, *, single: bool) -> None:  # noqa: ANN401
+def _refuse_ragged(vectors: Any, dimension: int, *, single: bool) -> None:
     """Name the first vector of the wrong length, if that is what is wrong."""
     if single:
         return
@@ -182,7 +183,7 @@ def _refuse_ragged(vectors: Any, dimension: int, *, single: bool) -> None:  # no
             )
 
 
-def _refuse_items(vectors: Any, *, single: bool) -> None:  # noqa: ANN401
+def _refuse_items(vectors: Any, *, single: bool) -> None:
     """Name the first item that is not a number we take, if one can be found."""
     rows = [vectors] if single else vectors
     for index, vector in enumerate(rows):
@@ -201,5 +202,5 @@ def _refuse_items(vectors: Any, *, single: bool) -> None:  # noqa: ANN401
             _refuse(text, **item, position=position)
 
 
-def _refuse(message: str, cause: Exception | None = None, **details: object) -> NoReturn:
-    raise InvalidRequestError(Code.INVALID_ARGUMENT, message, **details) from cause
+def _refuse(message: str, **details: object) -> NoReturn:
+    raise InvalidRequestError(Code.INVALID_ARGUMENT, message, **details)
