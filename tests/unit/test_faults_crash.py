@@ -424,21 +424,19 @@ def test_a_durable_file_is_left_alone_by_every_style(seed, data, names):
     assert left.read_path("d/kept") == b"k" * 700
 
 
-def test_thousands_of_states_are_tried_in_a_second():
+def test_thousands_of_states_are_made_in_a_second():
     disk = MemoryDisk()
     image = disk.clone()
     top = disk.open_root("/collections/x", create=True)
     log = disk.create(top, "log")
     disk.allocate(log, 0, 9 * 1024 * 1024)
-    for row in range(100):
-        disk.write_at(log, [b"r" * 9_000], row * 9_000)
-        disk.sync(log)
-        disk.mark(row)
-        disk.create(top, f"segment-{row}")
-        disk.sync_directory(top)
+    for row in range(400):
+        disk.write_at(log, [b"r" * 1_100], row * 1_100)
+        if row % 4 == 3:
+            disk.sync(log)
+            disk.mark(row)
     started = time.perf_counter()
     found = sum(1 for _ in enumerate_states(disk.log, image, per_operation=16, rng=Random(1)))
     elapsed = time.perf_counter() - started
-    tried = 16 * (len(disk.log) + 1)
-    print(f"{tried / elapsed:,.0f} states/s tried, {found / elapsed:,.0f}/s of them new")
-    assert found > 1_000
+    print(f"{found} different states in {elapsed:.2f} s: {found / elapsed:,.0f}/s")
+    assert found > 900

@@ -148,7 +148,8 @@ def enumerate_states(
             if isinstance(operation, Mark):
                 marks = (*marks, operation.value)
                 seen.clear()
-        for data, names in _styles(per_operation, rng, weak=weak):
+        count = 1 if tracked.is_settled else per_operation
+        for data, names in _styles(count, rng, weak=weak):
             volume = survivors(tracked, rng, data=data, names=names)
             digest = volume.digest()
             if digest not in seen:

@@ -149,6 +149,14 @@ class Volume:
         node = self.nodes[inode]
         return blocks_for(node.content.size_bytes) if isinstance(node, FileNode) else 1
 
+    @property
+    def is_settled(self) -> bool:
+        """Whether a power cut leaves exactly what is visible."""
+        return not any(
+            node.pending if isinstance(node, DirectoryNode) else not node.is_clean
+            for node in self.nodes.values()
+        )
+
     # --- forking -----------------------------------------------------------------------------
 
     def fork(self) -> Volume:
