@@ -193,6 +193,7 @@ def test_a_flood_of_ties_is_answered_by_the_lowest_rows_within_bounded_memory(
     metric: Metric, kind: VectorType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(distance, "PENDING_BYTES", 4096)
+    monkeypatch.setattr(distance, "PENDING_BYTES_MAX", 4096)
     monkeypatch.setattr(distance, "FOUND_SPARE", 50)
     rows = np.tile(stored(np.array([[3.0, -2.0, 1.0, 5.5]]), kind), (3000, 1))
     nearest = TopK(np.ones(4, np.float32), metric, kind, 5)
@@ -233,6 +234,26 @@ def test_nothing_offered_or_nothing_alive_gives_an_empty_answer(
     nearest.offer(np.zeros((0, 3), kind.dtype), 0)
     nearest.offer(np.zeros((20, 3), kind.dtype), 0, np.zeros(20, np.bool_))
     assert [item.size for item in nearest.result()] == [0, 0]
+
+
+@all_kinds
+@pytest.mark.parametrize("share", [0.2, 0.8])
+def test_rows_that_are_not_live_may_hold_anything(
+    metric: Metric, kind: VectorType, share: float
+) -> None:
+    rng = np.random.default_rng(6)
+    rows = stored(rng.uniform(-9, 9, (400, 24)), kind)
+    live = rng.random(400) < share
+    garbage = np.frombuffer(rng.bytes(rows[~live].nbytes), kind.dtype).reshape(-1, 24).copy()
+    if kind is not VectorType.INT8:
+        garbage[::3] = np.inf
+        garbage[1::3, 5] = np.nan
+        garbage[2::3] = np.finfo(kind.dtype).max
+    damaged = rows.copy()
+    damaged[~live] = garbage
+    query = rng.uniform(-9, 9, 24).astype(np.float32)
+    expected = oracle(rows, query, metric, 30, live)
+    assert search(damaged, query, metric, kind, 30, [100, 250], live) == expected
 
 
 @all_kinds

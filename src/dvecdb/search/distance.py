@@ -4,7 +4,7 @@ The answer is that of measuring every live row with `exact.exact_distances` and 
 (distance, row). To get there quickly, `TopK` keeps a **threshold**: a key (see `kernels`) that at
 least `limit` rows seen so far are sure not to exceed. A row whose lowest possible key is above it
 cannot be among the answer. The others are copied, and measured exactly in the end. Copies are
-bounded: when they reach `PENDING_BYTES` they are measured early, which also sharpens the threshold.
+bounded: beyond `PENDING_BYTES` they are measured early, which also sharpens the threshold.
 
 Not here: which rows are live, verified or filtered. Nothing here blocks, reads files or keeps
 hold of the arrays it was offered.
@@ -33,11 +33,15 @@ if TYPE_CHECKING:
 __all__ = ["TopK", "exact_distances", "needs_norms", "row_norms"]
 
 PENDING_BYTES: Final = 32 * 1024 * 1024
-"""Copied rows that wait to be measured exactly, at most, give or take one block."""
-SMALL_ELEMENTS: Final = 4 * 1024
+PENDING_BYTES_MAX: Final = 4 * PENDING_BYTES
+"""Copied rows that wait to be measured exactly, at most, give or take one block: room for twice
+`limit` rows, but no more than the maximum."""
+SMALL_ELEMENTS: Final = 16 * 1024
 """Blocks up to this many components are measured exactly at once: bounds would cost more."""
 FOUND_SPARE: Final = 4 * 1024
 """Measured rows kept beyond twice `limit` before they are cut: sorting often costs more."""
+GATHER_SHARE: Final = 3
+"""Live rows are copied out of a block when they are at most one in so many."""
 _INDIFFERENT: Final = (Metric.COSINE, Metric.DOT_PRODUCT)  # to every row, for a zero query
 
 
@@ -55,6 +59,7 @@ class TopK:
         "_metric",
         "_pending",
         "_pending_bytes",
+        "_pending_bytes_max",
         "_query",
         "_threshold",
         "_type",
@@ -79,6 +84,10 @@ class TopK:
         self._highs_count = 0  # how many of them came since the threshold was last lowered
         self._pending: list[_Candidates] = []
         self._pending_bytes = 0
+        self._pending_bytes_max = min(
+            max(PENDING_BYTES, 2 * limit * query.size * vector_type.dtype.itemsize),
+            PENDING_BYTES_MAX,
+        )
         self._found: list[tuple[Distances, Numbers]] = []
         self._found_count = 0
         self._worst = math.inf  # distance of the last row that was in the last cut
@@ -92,25 +101,26 @@ class TopK:
     ) -> None:
         """Consider rows `first_row` and following.
 
-        rows: stored type [n, d], finite; live: bool[n], None: all; norms: `row_norms(rows)`, used
-        where `needs_norms` says so and then computed if None.
+        rows: stored type [n, d]; live: bool[n], None: all; norms: `row_norms(rows)`, used where
+        `needs_norms` says so and then computed if None. Live rows are finite; the bytes of the
+        others may be anything.
         """
         assert rows.dtype == self._type.dtype
         assert rows.shape[1:] == self._query.shape
         numbers: Numbers | None = None
+        small = rows.size <= SMALL_ELEMENTS or self._indifferent
         if live is not None:
             count = int(np.count_nonzero(live))
             if count == len(live):
                 live = None
-            elif count * 2 <= len(live) or rows.size <= SMALL_ELEMENTS:
+            elif small or count * GATHER_SHARE <= len(live):
                 alive = np.flatnonzero(live)
                 rows, numbers, live = rows[alive], alive + first_row, None
                 norms = None if norms is None else norms[alive]
+                small = small or rows.size <= SMALL_ELEMENTS
         if not len(rows):
             return
-        if rows.size <= SMALL_ELEMENTS or self._indifferent:
-            if live is not None:
-                numbers, rows = np.flatnonzero(live) + first_row, rows[live]
+        if small:
             if numbers is None:
                 numbers = np.arange(first_row, first_row + len(rows))
             self._add_found(exact_distances(rows, self._query, self._metric), numbers)
@@ -156,7 +166,7 @@ class TopK:
         numbers = index + first_row if numbers is None else numbers[index]
         self._pending.append(_Candidates(rows[index], numbers, low))
         self._pending_bytes += index.size * rows.strides[0]
-        if self._pending_bytes > PENDING_BYTES:
+        if self._pending_bytes > self._pending_bytes_max:
             self._relieve()
 
     def _lower_threshold(self, highs: Distances) -> None:
@@ -182,7 +192,7 @@ class TopK:
         """Drop candidates that are out of reach by now; measure the rest if it is still much."""
         self._pending = [item.within(self._threshold) for item in self._pending]
         self._pending_bytes = sum(item.rows.nbytes for item in self._pending)
-        if self._pending_bytes * 2 > PENDING_BYTES:
+        if self._pending_bytes * 2 > self._pending_bytes_max:
             self._measure_pending()
             self._cut_found()
 

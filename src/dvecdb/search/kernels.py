@@ -109,12 +109,12 @@ def needs_norms(metric: Metric, vector_type: VectorType) -> bool:
 def row_norms(rows: Stored) -> Float32s:
     """Return the Euclidean length of every row: float32[n], inf if beyond float32.
 
-    rows: float32, float16 or int8 [n, d]. Relative error below (d + 32) * 2**-24.
+    rows: float32, float16 or int8 [n, d]. The relative error is within what `bounds` assumes.
     """
     if not rows.size:
         return np.zeros(len(rows), np.float32)
     squares = _dot(rows, rows)
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):  # damaged rows may hold anything
         norms = np.sqrt(squares).astype(np.float32)
         if rows.dtype == np.float32:
             smallest, largest = np.minimum.reduce(squares), np.maximum.reduce(squares)
@@ -132,10 +132,15 @@ def _rounding(dimension: int) -> float:
 
 @cache
 def _simsimd() -> Any:
-    """Return simsimd without the kernels that sum in float16."""
+    """Return simsimd without the kernels that sum in float16. This holds for the whole process."""
     module = import_module("simsimd")
     for capability in ("sapphire", "sve"):
         module.disable_capability(capability)
+    ones = np.ones(65_537, np.float16)  # one more than float16 could count
+    if float(module.dot(ones, ones)) != ones.size:
+        for capability in module.get_capabilities():
+            if capability != "serial":
+                module.disable_capability(capability)
     return module
 
 
@@ -354,7 +359,8 @@ class _Products:
         products[lengths == 0.0] = 0.0
         odd = np.flatnonzero(~((lengths >= _LENGTH_MIN) & (lengths <= _LENGTH_MAX)))
         measured = odd[lengths[odd] > 0.0]
-        exact = exact_distances(rows[measured], self._exact_query, self._metric)
+        with np.errstate(invalid="ignore"):  # rows that are not live may hold anything
+            exact = exact_distances(rows[measured], self._exact_query, self._metric)
         if self._metric is Metric.COSINE:
             products[measured] = 1.0 - exact
             lengths[odd] = 1.0
