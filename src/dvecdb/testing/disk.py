@@ -139,6 +139,12 @@ class MemoryDisk:
         """The number of operations recorded."""
         return len(self.log)
 
+    @property
+    def handle_count(self) -> int:
+        """How many handles are open, to find the ones that leak."""
+        with self._lock:
+            return self._handles.count
+
     def mark(self, value: object) -> None:
         """Record that something happened now, such as an acknowledgement."""
         with self._lock:
