@@ -1,8 +1,8 @@
 """dvecdb: an embedded vector database that cannot lose an acknowledged write.
 
-    with dvecdb.open("./data") as db:
-        docs = db.create_collection("docs", dimension=384)
-        docs.upsert(ids=["a"], vectors=vectors)  # durable when it returns
+with dvecdb.open("./data") as db:
+    docs = db.create_collection("docs", dimension=384)
+    docs.upsert(ids=["a"], vectors=vectors)  # durable when it returns
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ __all__ = [
 ]
 
 
-def open(  # noqa: A001  # the name users expect: dvecdb.open
+def open(  # the name users expect: dvecdb.open
     path: str | os.PathLike[str], *, read_only: bool = False, settings: Settings | None = None
 ) -> Database:
     """Open the data directory at `path`, creating it if it does not exist.

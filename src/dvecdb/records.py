@@ -207,6 +207,20 @@ class VerifyReport:
     findings: list[Finding]
 
 
+def check_whole(what: str, value: object, first: int, last: int) -> int:
+    """Return `value` if it is a whole number from `first` to `last`.
+
+    Raises:
+        InvalidRequestError: `invalid-argument`.
+    """
+    if not isinstance(value, int) or isinstance(value, bool) or not first <= value <= last:
+        raise InvalidRequestError(
+            Code.INVALID_ARGUMENT,
+            f"{what}: expected a whole number from {first} to {last}, found {value!r}",
+        )
+    return value
+
+
 def check_name(name: object) -> str:
     """Return `name` if it may name a collection.
 

@@ -49,7 +49,11 @@ def _prepare(store: Store, write: Write) -> BulkSegment:
     count = len(write.ids)
     lengths, joined = encode_texts(write.ids)
     metadata = write.metadata or []
-    sizes = np.fromiter(map(len, metadata), np.uint32, len(metadata)) if metadata else np.zeros(count, np.uint32)
+    sizes = (
+        np.fromiter(map(len, metadata), np.uint32, len(metadata))
+        if metadata
+        else np.zeros(count, np.uint32)
+    )
     content = SegmentContent(
         rows=count,
         vectors=[write.vectors.data],

@@ -51,7 +51,9 @@ class Collection:
     `reason` and `request_id` for the commit note.
     """
 
-    def __init__(self, store: Store, after_commit: Callable[[Store], None], check_open: Callable[[], None]) -> None:
+    def __init__(
+        self, store: Store, after_commit: Callable[[Store], None], check_open: Callable[[], None]
+    ) -> None:
         settings = store.environment.settings
         self._store = store
         self._check_database = check_open
@@ -75,10 +77,10 @@ class Collection:
 
     # --- writes ---
 
-    def upsert(  # noqa: PLR0913
+    def upsert(
         self,
         ids: Sequence[str] | None = None,
-        vectors: Any = None,  # noqa: ANN401
+        vectors: Any = None,
         metadata: Sequence[Metadata | None] | None = None,
         *,
         if_lsn: int | None = None,
@@ -97,12 +99,14 @@ class Collection:
             InvalidRequestError, ConflictError, DiskFullError, OutcomeUnknownError, HandleError.
         """
         options = Options(if_lsn, expect, idempotency_key, actor, reason, request_id)
-        return self._write("upsert", options, ids=ids, vectors=_required(vectors), metadata=metadata)
+        return self._write(
+            "upsert", options, ids=ids, vectors=_required(vectors), metadata=metadata
+        )
 
-    def insert(  # noqa: PLR0913
+    def insert(
         self,
         ids: Sequence[str] | None = None,
-        vectors: Any = None,  # noqa: ANN401
+        vectors: Any = None,
         metadata: Sequence[Metadata | None] | None = None,
         *,
         if_lsn: int | None = None,
@@ -122,7 +126,7 @@ class Collection:
             "insert", options, ids=ids, vectors=_required(vectors), metadata=metadata, mode="insert"
         )
 
-    def delete(  # noqa: PLR0913
+    def delete(
         self,
         ids: Sequence[str],
         *,
@@ -133,14 +137,14 @@ class Collection:
         reason: str | None = None,
         request_id: str | None = None,
     ) -> Commit:
-        """Delete records; `Commit.count` says how many existed. Durable on return. Works on a full disk.
+        """Delete records; `Commit.count` says how many existed. Durable on return.
 
-        They stay readable with `as_of` inside the history window.
+        Works on a full disk. They stay readable with `as_of` inside the history window.
         """
         options = Options(if_lsn, expect, idempotency_key, actor, reason, request_id)
         return self._write("delete", options, deletes=_id_list(ids))
 
-    def update_metadata(  # noqa: PLR0913
+    def update_metadata(
         self,
         ids: Sequence[str],
         metadata: Sequence[Metadata],
@@ -164,12 +168,13 @@ class Collection:
         texts, values = _id_list(ids), list(metadata)
         if len(texts) != len(values):
             raise InvalidRequestError(
-                Code.INVALID_ARGUMENT, f"{len(texts)} ids for {len(values)} metadata; pass one per id"
+                Code.INVALID_ARGUMENT,
+                f"{len(texts)} ids for {len(values)} metadata; pass one per id",
             )
         updates = [Update(text, value, mode) for text, value in zip(texts, values, strict=True)]
         return self._write("update_metadata", options, updates=updates)
 
-    def write(  # noqa: PLR0913
+    def write(
         self,
         *,
         upserts: Mapping[str, Any] | None = None,
@@ -193,7 +198,8 @@ class Collection:
         if unknown:
             raise InvalidRequestError(
                 Code.INVALID_ARGUMENT,
-                f"upserts: unknown {', '.join(sorted(map(str, unknown)))}; expected ids, vectors, metadata",
+                f"upserts: unknown {', '.join(sorted(map(str, unknown)))}; "
+                "expected ids, vectors, metadata",
             )
         if upserts is not None:
             _required(parts.get("vectors"))
@@ -207,7 +213,7 @@ class Collection:
             documents=documents,
         )
 
-    def _write(self, operation: str, options: Options, **parts: Any) -> Commit:  # noqa: ANN401
+    def _write(self, operation: str, options: Options, **parts: Any) -> Commit:
         self._enter()
         self._store.check_writable()
         write: Write = self._checker.check(operation, options, **parts)
@@ -221,7 +227,7 @@ class Collection:
         return commit
 
     def _make_room(self, write: Write) -> None:
-        """Wait for a flush while too much waits for one, and refuse inserts on a nearly full disk."""
+        """Wait while too much waits for a flush; refuse inserts on a nearly full disk."""
         store, settings = self._store, self._store.environment.settings
         while len(store.view.memtables) > settings.memtables_max or (
             needs_freeze(store) and store.active.size_bytes > 2 * settings.flush_bytes
@@ -237,13 +243,18 @@ class Collection:
                     "written. Free space or delete rows or collections, then try again",
                 )
         wal = store.wal
-        if write.ids and settings.low_water_bytes and wal is not None and wal.must_grow(write.size_bytes):
+        if (
+            write.ids
+            and settings.low_water_bytes
+            and wal is not None
+            and wal.must_grow(write.size_bytes)
+        ):
             free = store.environment.files.free_bytes(store.directories.root)
             if free < settings.low_water_bytes + write.size_bytes:
                 raise DiskFullError(
                     Code.DISK_FULL,
-                    f"{free} bytes are free, inserts need {settings.low_water_bytes} beside their own "
-                    "(low_water_bytes); nothing was written. Deletes still work",
+                    f"{free} bytes are free, inserts need {settings.low_water_bytes} beside their "
+                    "own (low_water_bytes); nothing was written. Deletes still work",
                     free_bytes=free,
                 )
 
@@ -277,10 +288,11 @@ class Collection:
                     f"{to_datetime(latest).isoformat()}",
                 )
             return lsn
-        if not isinstance(as_of, int) or isinstance(as_of, bool) or not horizon <= as_of <= last_lsn:
+        if type(as_of) is not int or not horizon <= as_of <= last_lsn:
             raise InvalidRequestError(
                 Code.AS_OF_UNREADABLE,
-                f"as_of {as_of!r}: readable are LSNs {horizon} to {last_lsn}, and times inside that window",
+                f"as_of {as_of!r}: readable are LSNs {horizon} to {last_lsn}, and times inside "
+                "that window",
                 first=horizon,
                 last=last_lsn,
             )
@@ -294,7 +306,7 @@ class Collection:
 
     def search(
         self,
-        query: Any,  # noqa: ANN401
+        query: Any,
         *,
         limit: int = 10,
         as_of: AsOf | None = None,
@@ -318,7 +330,9 @@ class Collection:
         with_vectors: bool = False,
     ) -> Page:
         """Return a page of records in row order; `after` is the `next` of the page before."""
-        return self.snapshot(as_of=as_of).scroll(limit=limit, after=after, with_vectors=with_vectors)
+        return self.snapshot(as_of=as_of).scroll(
+            limit=limit, after=after, with_vectors=with_vectors
+        )
 
     def count(self, *, as_of: AsOf | None = None) -> int:
         """Return the number of records."""
@@ -386,7 +400,7 @@ class Collection:
         self._check_database()
 
 
-def _required(vectors: Any) -> Any:  # noqa: ANN401
+def _required(vectors: Any) -> Any:
     if vectors is None:
         raise InvalidRequestError(Code.INVALID_ARGUMENT, "vectors are missing; pass [n, dimension]")
     return vectors
@@ -394,5 +408,7 @@ def _required(vectors: Any) -> Any:  # noqa: ANN401
 
 def _id_list(ids: Sequence[str]) -> list[str]:
     if isinstance(ids, (str, bytes)):
-        raise InvalidRequestError(Code.INVALID_ARGUMENT, f"ids: expected a list of ids, found {ids!r:.80}")
+        raise InvalidRequestError(
+            Code.INVALID_ARGUMENT, f"ids: expected a list of ids, found {ids!r:.80}"
+        )
     return list(ids)

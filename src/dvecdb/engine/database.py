@@ -14,18 +14,24 @@ import os
 import threading
 import uuid
 import weakref
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Self
 
-from dvecdb.clock import SystemClock, stamp
+from dvecdb.clock import SystemClock
 from dvecdb.engine.collection import Collection
 from dvecdb.engine.findings import Findings
+from dvecdb.engine.lifecycle import build_collection, move_to_trash
 from dvecdb.engine.lock import WriterLock, read_content
 from dvecdb.engine.maintenance import Worker, maintain
-from dvecdb.engine.manifest import schema_entry
-from dvecdb.engine.reclaim import drop_ballast, drop_partials, drop_uncommitted_deletion, remove_tree
+from dvecdb.engine.reclaim import drop_ballast, drop_partials, drop_uncommitted_deletion
 from dvecdb.engine.recovery import Access, open_store
 from dvecdb.engine.replay import SetAsideError
-from dvecdb.engine.storage import close_quietly, disk_full, is_disk_full, read_file, write_failed, write_file
+from dvecdb.engine.storage import (
+    close_quietly,
+    disk_full,
+    is_disk_full,
+    read_file,
+    write_failed,
+)
 from dvecdb.engine.store import Environment
 from dvecdb.errors import (
     Code,
@@ -40,11 +46,7 @@ from dvecdb.errors import (
 from dvecdb.formats import names
 from dvecdb.formats.framing import FormatError, check_format
 from dvecdb.formats.manifest_file import (
-    CollectionFile,
-    DeletionFile,
-    Manifest,
     decode_collection_file,
-    seal_json,
 )
 from dvecdb.media.files import OsFiles
 from dvecdb.records import (
@@ -56,6 +58,7 @@ from dvecdb.records import (
     Schema,
     VectorType,
     check_name,
+    check_whole,
     parse_metric,
     parse_vector_type,
 )
@@ -72,7 +75,9 @@ if TYPE_CHECKING:
 _READ_ONLY_ATTEMPTS: Final = 5
 _CLOSE_FLUSH_BYTES: Final = 4 * 1024 * 1024
 _CLOSE_FLUSH_COMMITS: Final = 1000
-_OWN_NAMES: Final = frozenset({names.LOCK, names.BALLAST, names.COLLECTIONS, names.TRASH, ".backups"})
+_OWN_NAMES: Final = frozenset(
+    {names.LOCK, names.BALLAST, names.COLLECTIONS, names.TRASH, ".backups"}
+)
 
 _open_databases: weakref.WeakSet[Database] = weakref.WeakSet()
 
@@ -83,7 +88,7 @@ class Database:
     `_lock` guards the table of collections and is taken before any lock of a collection.
     """
 
-    def __init__(  # noqa: PLR0913  # the composition root of the embedded engine
+    def __init__(  # the composition root of the embedded engine
         self,
         path: str,
         *,
@@ -130,10 +135,12 @@ class Database:
             self._abandon()
             raise
         if background and not read_only:
-            self._worker = Worker(lambda: list(self._stores.values()), self._settings.idle_marker_ms)
+            self._worker = Worker(
+                lambda: list(self._stores.values()), self._settings.idle_marker_ms
+            )
         _open_databases.add(self)
 
-    def __enter__(self) -> Database:
+    def __enter__(self) -> Self:
         """Return the database."""
         return self
 
@@ -155,13 +162,16 @@ class Database:
             raise DirectoryError(
                 Code.NOT_A_DATA_DIRECTORY,
                 f"{self.path} is not a dvecdb data directory: it has neither {names.LOCK} nor "
-                f"{names.COLLECTIONS}/, but {', '.join(present[:5])}. Choose another or an empty directory",
+                f"{names.COLLECTIONS}/, but {', '.join(present[:5])}. "
+                "Choose another or an empty directory",
                 path=self.path,
             )
         if self.read_only:
             self._epoch = self._read_epoch()
         else:
-            self._writer = WriterLock(files, root, str(self._new_uuid()), epoch_min=self._epoch_min())
+            self._writer = WriterLock(
+                files, root, str(self._new_uuid()), epoch_min=self._epoch_min()
+            )
             self._epoch = self._writer.epoch
             for name in (names.COLLECTIONS, names.TRASH):
                 with contextlib.suppress(FileExistsError):
@@ -172,7 +182,9 @@ class Database:
             self._directory = files.open_directory(root, names.COLLECTIONS)
         except FileNotFoundError:
             raise DirectoryError(
-                Code.NOT_A_DATA_DIRECTORY, f"{self.path} has no {names.COLLECTIONS}/", path=self.path
+                Code.NOT_A_DATA_DIRECTORY,
+                f"{self.path} has no {names.COLLECTIONS}/",
+                path=self.path,
             ) from None
         self._environment = Environment(
             files, self._clock, self._settings, self._findings, self._new_uuid, self._writer
@@ -216,7 +228,9 @@ class Database:
         try:
             content = read_content(self._files.read_at(file, 512, 0))
             if content is not None:
-                check_format("the data directory", content.format_version, content.required_features)
+                check_format(
+                    "the data directory", content.format_version, content.required_features
+                )
             self._writer_alive = not self._files.try_lock(file)
         finally:
             self._files.close(file)
@@ -228,7 +242,9 @@ class Database:
             try:
                 self._stores[name] = self._recover(name)
             except SetAsideError as error:
-                self._set_aside[name] = Finding(error.code, name, error.where, error.message, "the collection")
+                self._set_aside[name] = Finding(
+                    error.code, name, error.where, error.message, "the collection"
+                )
             except (OSError, DvecdbError) as error:
                 if isinstance(error, DirectoryError):
                     raise
@@ -266,9 +282,11 @@ class Database:
         return Access.READ_BESIDE_WRITER if self._writer_alive else Access.READ
 
     def _check_collection_file(self, name: str, directory: Dir) -> int:
-        """Return when the collection was created. A damaged file is a finding: manifests know more."""
+        """Return when it was created. A damaged file is a finding: manifests know more."""
         try:
-            return decode_collection_file(read_file(self._files, directory, names.COLLECTION_FILE)).created_ns
+            return decode_collection_file(
+                read_file(self._files, directory, names.COLLECTION_FILE)
+            ).created_ns
         except (FormatError, OSError) as error:
             where = f"{name}/{names.COLLECTION_FILE}"
             self._findings.add(Finding("collection-file-damaged", name, where, f"{where}: {error}"))
@@ -319,66 +337,26 @@ class Database:
         self._check_open()
         self._check_writable()
         check_name(name)
-        if not isinstance(dimension, int) or isinstance(dimension, bool) or not 1 <= dimension <= DIMENSION_MAX:
-            raise InvalidRequestError(
-                Code.INVALID_ARGUMENT, f"dimension: expected 1 to {DIMENSION_MAX}, found {dimension!r}"
-            )
+        check_whole("dimension", dimension, 1, DIMENSION_MAX)
         schema = Schema(dimension, parse_metric(metric), parse_vector_type(vector_type))
         with self._lock:
             for existing in self._files.list_names(self._directory):
                 if existing.lower() == name.lower():
                     raise ConflictError(
                         Code.COLLECTION_EXISTS,
-                        f"collection {existing!r} exists; nothing was changed. Delete it first (it goes to "
-                        "the trash) or choose another name",
+                        f"collection {existing!r} exists; nothing was changed. Delete it first (it "
+                        "goes to the trash) or choose another name",
                         name=existing,
                     )
             try:
-                store = self._build(name, schema)
+                store = build_collection(
+                    name, schema, self._environment, self._directory, self._epoch
+                )
             except OSError as error:
                 raise write_failed(f"creating collection {name!r}", error) from error
             self._stores[name] = store
             collection = self._collections[name] = self._wrap(store)
         return collection
-
-    def _build(self, name: str, schema: Schema) -> Store:
-        """Build a collection under a partial name, open it, and give it its name."""
-        files, parent = self._files, self._directory
-        partial = names.PARTIAL + name
-        remove_tree(files, parent, partial)
-        files.make_directory(parent, partial)
-        directory = files.open_directory(parent, partial)
-        store: Store | None = None
-        try:
-            for child in names.COLLECTION_DIRECTORIES:
-                files.make_directory(directory, child)
-            now, collection_uuid = self._clock.wall_ns(), str(self._new_uuid())
-            entry = schema_entry(schema)
-            manifest = Manifest(
-                generation=1, epoch=int(self._epoch), collection_uuid=collection_uuid,
-                lineage=str(self._new_uuid()), reason="create", created_ns=now, schema=entry,
-                segments=[], flushed_lsn=0, flushed_hash=0, row_end=0, hlc=now,
-            )  # fmt: skip
-            manifests = files.open_directory(directory, names.MANIFESTS)
-            try:
-                write_file(files, manifests, names.manifest_name(1), [seal_json(manifest)])
-            finally:
-                files.close_directory(manifests)
-            created = CollectionFile(uuid=collection_uuid, created_ns=now, schema=entry)
-            write_file(files, directory, names.COLLECTION_FILE, [seal_json(created)])
-            store = open_store(name, self._environment, directory, self._epoch, Access.NEW)
-            store.created_ns = now
-            files.rename(parent, partial, parent, name)
-            files.sync_directory(parent)
-        except BaseException:
-            if store is not None:
-                store.close(seal=False)
-            else:
-                files.close_directory(directory)
-            with contextlib.suppress(OSError):
-                remove_tree(files, parent, partial)
-            raise
-        return store
 
     def collection(self, name: str) -> Collection:
         """Return an open collection.
@@ -402,7 +380,8 @@ class Database:
             )
         raise NotFoundError(
             Code.COLLECTION_NOT_FOUND,
-            f"there is no collection {name!r}; there are: {', '.join(sorted(self._collections)) or 'none'}",
+            f"there is no collection {name!r}; "
+            f"there are: {', '.join(sorted(self._collections)) or 'none'}",
             name=name,
         )
 
@@ -411,7 +390,9 @@ class Database:
         self._check_open()
         return sorted(self._collections)
 
-    def delete_collection(self, name: str, *, actor: str | None = None, reason: str | None = None) -> None:
+    def delete_collection(
+        self, name: str, *, actor: str | None = None, reason: str | None = None
+    ) -> None:
         """Move a collection to `.deleted/`; no byte of its data is removed. Durable on return.
 
         Raises:
@@ -423,51 +404,18 @@ class Database:
             collection = self.collection(name)
             store = self._stores[name]
             collection.leave(
-                HandleError(Code.COLLECTION_DELETED, f"collection {name!r} was deleted; it is in the trash")
+                HandleError(
+                    Code.COLLECTION_DELETED, f"collection {name!r} was deleted; it is in the trash"
+                )
             )
             try:
-                with store.maintenance_lock, store.commit_lock:
-                    self._write_deletion(store, actor, reason)
-                    self._move_to_trash(store)
+                move_to_trash(store, self._root, self._directory, actor, reason)
             except OSError as error:
                 self._collections[name] = self._wrap(store)
                 raise write_failed(f"deleting collection {name!r}", error) from error
             del self._stores[name], self._collections[name]
             store.close(seal=True)
             self._findings.forget(name)
-
-    def _write_deletion(self, store: Store, actor: str | None, reason: str | None) -> None:
-        deletion = DeletionFile(
-            name=store.name,
-            uuid=store.manifest.collection_uuid,
-            deleted_ns=self._clock.wall_ns(),
-            actor=actor,
-            reason=reason,
-        )
-        data = seal_json(deletion)
-        drop_uncommitted_deletion(self._files, store.directories.root)
-        try:
-            write_file(self._files, store.directories.root, names.DELETION_FILE, [data])
-        except OSError as error:
-            if not is_disk_full(error) or not drop_ballast(self._files, self._root):
-                raise
-            write_file(self._files, store.directories.root, names.DELETION_FILE, [data])
-
-    def _move_to_trash(self, store: Store) -> None:
-        files, moment = self._files, self._clock.wall_ns()
-        trash = files.open_directory(self._root, names.TRASH)
-        try:
-            while True:
-                target = f"{store.name}_{stamp(moment)}"
-                try:
-                    files.rename(self._directory, store.name, trash, target)
-                    break
-                except FileExistsError:
-                    moment += 1_000_000_000  # the next free second
-            files.sync_directory(trash)
-            files.sync_directory(self._directory)
-        finally:
-            files.close_directory(trash)
 
     def findings(self) -> list[Finding]:
         """Return everything damaged or doubtful in this data directory."""
@@ -489,7 +437,8 @@ class Database:
             for store in self._stores.values():
                 active = store.active
                 if not self.read_only and (
-                    active.size_bytes >= _CLOSE_FLUSH_BYTES or len(active.row_ends) >= _CLOSE_FLUSH_COMMITS
+                    active.size_bytes >= _CLOSE_FLUSH_BYTES
+                    or len(active.row_ends) >= _CLOSE_FLUSH_COMMITS
                 ):
                     maintain(store, force_flush=True)
                 store.close(seal=not self.read_only)
@@ -513,7 +462,8 @@ class Database:
         if self._pid != os.getpid():
             raise HandleError(
                 Code.FORKED_HANDLE,
-                "this database was opened before a fork; open the data directory again in the child",
+                "this database was opened before a fork; open the data directory again in the "
+                "child",
             )
         if self._closed:
             raise HandleError(Code.HANDLE_CLOSED, "this database is closed; open it again")
@@ -530,13 +480,17 @@ class Database:
 
 def _unreadable(path: str, error: OSError) -> DirectoryError:
     return DirectoryError(
-        Code.DIRECTORY_UNREADABLE, f"{path} cannot be opened: {error.strerror}", path=path, errno=error.errno
+        Code.DIRECTORY_UNREADABLE,
+        f"{path} cannot be opened: {error.strerror}",
+        path=path,
+        errno=error.errno,
     )
 
 
 def _read_only_error() -> InvalidRequestError:
     return InvalidRequestError(
-        Code.READ_ONLY, "the data directory was opened read-only; open it without read_only to write"
+        Code.READ_ONLY,
+        "the data directory was opened read-only; open it without read_only to write",
     )
 
 

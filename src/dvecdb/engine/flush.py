@@ -10,11 +10,25 @@ from uuid import UUID
 
 import numpy as np
 
-from dvecdb.engine.lookup import Run, insert_run, make_run, merge_runs, pick_merge, replace_runs, save_run
+from dvecdb.engine.lookup import (
+    Run,
+    insert_run,
+    make_run,
+    merge_runs,
+    pick_merge,
+    replace_runs,
+    save_run,
+)
 from dvecdb.engine.manifest import install
 from dvecdb.engine.rows import View, document_hash, segment_documents
 from dvecdb.engine.segment import Segment, UnreadableError
-from dvecdb.engine.segment_writer import ByteColumn, SegmentContent, WrittenSegment, remove_partial, write_segment
+from dvecdb.engine.segment_writer import (
+    ByteColumn,
+    SegmentContent,
+    WrittenSegment,
+    remove_partial,
+    write_segment,
+)
 from dvecdb.engine.storage import write_failed
 from dvecdb.engine.store import sorted_segments
 from dvecdb.errors import DvecdbError
@@ -46,15 +60,26 @@ def flush_oldest(store: Store) -> bool:
         return False
     memtable = frozen[0]
     written = _write(store, memtable_content(memtable))
-    entry = _place(store, written, memtable.first_row, memtable.rows, memtable.first_lsn, len(memtable.row_ends))
+    entry = _place(
+        store,
+        written,
+        memtable.first_row,
+        memtable.rows,
+        memtable.first_lsn,
+        len(memtable.row_ends),
+    )
     segment = _open(store, entry)
     ids = [text for chunk in memtable.chunks for text in chunk.ids[: chunk.used]]
-    run = save_run(
-        store.environment.files,
-        store.directories.derived,
-        make_run(*_identity(store), memtable.first_row, hash_ids(ids)),
-        store.environment.new_uuid().hex[:8],
-    ) if ids else None
+    run = (
+        save_run(
+            store.environment.files,
+            store.directories.derived,
+            make_run(*_identity(store), memtable.first_row, hash_ids(ids)),
+            store.environment.new_uuid().hex[:8],
+        )
+        if ids
+        else None
+    )
     named = [item.entry for item in store.view.segments if item.last_lsn <= memtable.last_lsn]
     manifest = install(
         store,
@@ -110,7 +135,9 @@ def memtable_content(memtable: Memtable) -> SegmentContent:
         sf.COMMIT_ROW_ENDS: np.array(memtable.row_ends, np.uint64).tobytes(),
         sf.COMMIT_HLCS: np.array(memtable.hlcs, np.uint64).tobytes(),
         sf.COMMIT_WALLS: np.array(memtable.walls, np.uint64).tobytes(),
-        sf.NOTE_SIZES: np.fromiter(map(len, memtable.notes), np.uint32, len(memtable.notes)).tobytes(),
+        sf.NOTE_SIZES: np.fromiter(
+            map(len, memtable.notes), np.uint32, len(memtable.notes)
+        ).tobytes(),
         sf.NOTES: b"".join(memtable.notes),
         sf.LOST_VECTORS: _ordinals(memtable.lost_vectors, memtable.first_row),
         sf.LOST_METADATA: _ordinals(memtable.lost_metadata, memtable.first_row),
@@ -136,8 +163,7 @@ def document_sections(documents: Sequence[tuple[int, DocumentEntry]]) -> dict[in
     if not documents:
         return {}
     keyed = sorted(
-        (document_hash(entry[0], entry[1]), lsn, encode_document(entry))
-        for lsn, entry in documents
+        (document_hash(entry[0], entry[1]), lsn, encode_document(entry)) for lsn, entry in documents
     )
     return {
         sf.DOCUMENT_HASHES: np.array([item[0] for item in keyed], np.uint64).tobytes(),
@@ -150,7 +176,9 @@ def document_sections(documents: Sequence[tuple[int, DocumentEntry]]) -> dict[in
 # --- compaction ---
 
 
-def pick_compaction(segments: Sequence[Segment], merge_bytes: int, merge_count: int) -> list[Segment]:
+def pick_compaction(
+    segments: Sequence[Segment], merge_bytes: int, merge_count: int
+) -> list[Segment]:
     """Return neighbouring small undamaged segments to merge, or nothing. Pure."""
     best: list[Segment] = []
     current: list[Segment] = []
@@ -244,7 +272,9 @@ def merged_content(segments: Sequence[Segment]) -> SegmentContent:
     }  # fmt: skip
     for tag, ordinals in lost.items():
         control[tag] = np.array(sorted(ordinals), np.uint32).tobytes()
-    control.update(document_sections([item for part in segments for item in segment_documents(part)]))
+    control.update(
+        document_sections([item for part in segments for item in segment_documents(part)])
+    )
     return SegmentContent(
         rows=sum(segment.rows for segment in with_rows),
         vectors=[segment.vectors.data for segment in with_rows],
@@ -272,7 +302,9 @@ def tidy_runs(store: Store) -> bool:
         return False  # it cannot be written now
     with store.commit_lock:
         view = store.view
-        store.view = View(view.manifest, view.segments, view.memtables, replace_runs(view.runs, old, new))
+        store.view = View(
+            view.manifest, view.segments, view.memtables, replace_runs(view.runs, old, new)
+        )
     return True
 
 
@@ -298,7 +330,7 @@ def _write(store: Store, content: SegmentContent) -> WrittenSegment:
         raise write_failed(f"writing a segment of {store.name!r}", error) from error
 
 
-def _place(  # noqa: PLR0913
+def _place(
     store: Store, written: WrittenSegment, first_row: int, rows: int, first_lsn: int, commits: int
 ) -> SegmentEntry:
     """Give a written segment its name, durably, and return its manifest entry."""

@@ -56,11 +56,15 @@ class WriterLock:
             if not files.try_lock(self._file):
                 raise _in_use(content)
             if content is not None:
-                check_format("the data directory", content.format_version, content.required_features)
+                check_format(
+                    "the data directory", content.format_version, content.required_features
+                )
             before = content.epoch if content is not None else 0
             self.epoch = Epoch(max(before + 1, epoch_min))
             self._content = _encode(
-                LockContent(epoch=self.epoch, owner=owner, pid=os.getpid(), host=socket.gethostname())
+                LockContent(
+                    epoch=self.epoch, owner=owner, pid=os.getpid(), host=socket.gethostname()
+                )
             )
             files.write_at(self._file, [self._content], 0)
             files.sync(self._file)

@@ -43,11 +43,17 @@ class Run:
         """Rows in the run."""
         return len(self.table.hashes)
 
-    def find(self, hashes: npt.NDArray[np.uint64]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    def find(
+        self, hashes: npt.NDArray[np.uint64]
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
         """Return (index into `hashes`, row) of every row with one of the hashes."""
         table = self.table.hashes
         left = np.searchsorted(table, hashes, side="left")
-        present = np.flatnonzero(table[np.minimum(left, len(table) - 1)] == hashes) if len(table) else left[:0]
+        present = (
+            np.flatnonzero(table[np.minimum(left, len(table) - 1)] == hashes)
+            if len(table)
+            else left[:0]
+        )
         if not len(present):
             return _NONE, _NONE
         right = np.searchsorted(table, hashes[present], side="right")
@@ -64,7 +70,9 @@ class Run:
 _NONE = np.zeros(0, dtype=np.int64)
 
 
-def make_run(collection: UUID, lineage: UUID, first_row: int, hashes: npt.NDArray[np.uint64]) -> Run:
+def make_run(
+    collection: UUID, lineage: UUID, first_row: int, hashes: npt.NDArray[np.uint64]
+) -> Run:
     """Return the run of consecutive rows from `first_row` with `hashes` in row order."""
     order = np.argsort(hashes, kind="stable")
     rows = (order + first_row).astype(np.uint64)
@@ -81,7 +89,12 @@ def merge_runs(runs: Sequence[Run]) -> Run:
     order = np.argsort(hashes, kind="stable")
     first, last = runs[0].table, runs[-1].table
     table = LookupTable(
-        first.collection_uuid, first.lineage, first.first_row, last.row_end, hashes[order], rows[order]
+        first.collection_uuid,
+        first.lineage,
+        first.first_row,
+        last.row_end,
+        hashes[order],
+        rows[order],
     )
     return Run(table, None)
 
@@ -167,7 +180,9 @@ def load_runs(
     return tuple(runs)
 
 
-def _covering(loaded: Sequence[Run], segments: Sequence[Segment], position: int) -> tuple[Run, int] | None:
+def _covering(
+    loaded: Sequence[Run], segments: Sequence[Segment], position: int
+) -> tuple[Run, int] | None:
     """Return the largest loaded run that covers segments[position:next] exactly, and `next`."""
     first_row = segments[position].first_row
     for run in loaded:

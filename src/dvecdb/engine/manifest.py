@@ -53,7 +53,9 @@ def _rows_are_covered(_old: Manifest, new: Manifest) -> bool:
 def _commits_are_covered(_old: Manifest, new: Manifest) -> bool:
     """Every commit up to `flushed_lsn` lies in exactly one segment."""
     position = 1
-    for entry in sorted((item for item in new.segments if item.commits), key=lambda item: item.first_lsn):
+    for entry in sorted(
+        (item for item in new.segments if item.commits), key=lambda item: item.first_lsn
+    ):
         if entry.first_lsn != position or entry.last_lsn - entry.first_lsn + 1 != entry.commits:
             return False
         position = entry.last_lsn + 1
@@ -80,7 +82,9 @@ def check_invariants(old: Manifest, new: Manifest) -> None:
         assert invariant(old, new), f"manifest {new.generation}: {invariant.__name__}"
 
 
-def install(store: Store, reason: str, segments: Sequence[SegmentEntry], **changes: Any) -> Manifest:  # noqa: ANN401
+def install(
+    store: Store, reason: str, segments: Sequence[SegmentEntry], **changes: Any
+) -> Manifest:
     """Write the manifest that follows the store's; durable on return. The view is not changed.
 
     Raises:

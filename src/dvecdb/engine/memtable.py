@@ -147,7 +147,7 @@ class Memtable:
         self.chunks.append(chunk)
         self._chunk_starts.append(chunk.first_row)
 
-    def _fill(  # noqa: PLR0913  # one row range of one batch
+    def _fill(  # one row range of one batch
         self,
         vectors: npt.NDArray[np.generic],
         ids: Sequence[str],

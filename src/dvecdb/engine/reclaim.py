@@ -9,15 +9,18 @@ damaged newest manifest costs nothing.
 from __future__ import annotations
 
 import contextlib
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
+from dvecdb.engine.storage import read_file
 from dvecdb.formats import names
 from dvecdb.formats.framing import FormatError
 from dvecdb.formats.manifest_file import decode_manifest
-from dvecdb.engine.storage import read_file
 from dvecdb.records import Finding
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from dvecdb.engine.store import Store
     from dvecdb.media.files import Dir, Files
 
@@ -33,14 +36,16 @@ def reclaim(store: Store) -> None:
     if second is None:
         return
     files, directories = store.environment.files, store.directories
-    kept = {entry.directory for entry in [*newest.segments, *second.segments]}
-    kept |= {segment.entry.directory for segment in store.view.segments}
+    named = {entry.directory for entry in [*newest.segments, *second.segments]}
+    with store.commit_lock:  # a bulk segment gets its name and enters the view under it
+        present = files.list_names(directories.segments)
+        kept = named | {segment.entry.directory for segment in store.view.segments}
     for name in files.list_names(directories.manifests):
         generation = names.parse_manifest_name(name)
         if generation is not None and generation < second.generation:
             _drop_manifest(store, name, kept)
     _drop_logs(store, second.flushed_lsn)
-    _drop_orphans(store, kept)
+    _drop_orphans(store, [name for name in present if name not in kept])
     _drop_derived(store)
 
 
@@ -60,29 +65,32 @@ def _drop_manifest(store: Store, name: str, kept: set[str]) -> None:
 def _drop_logs(store: Store, flushed_lsn: int) -> None:
     files, directory = store.environment.files, store.directories.wal
     logs = sorted(
-        (parsed, name) for name in files.list_names(directory) if (parsed := names.parse_wal_name(name))
+        (parsed, name)
+        for name in files.list_names(directory)
+        if (parsed := names.parse_wal_name(name))
     )
-    for ((_, _), name), ((_, next_first), _) in zip(logs, logs[1:], strict=False):
+    for (_, name), ((_, next_first), _) in pairwise(logs):
         if next_first - 1 > flushed_lsn:
             break
         files.remove(directory, name)
 
 
-def _drop_orphans(store: Store, kept: set[str]) -> None:
+def _drop_orphans(store: Store, orphans: Sequence[str]) -> None:
+    """Delete old segments that nothing names, and name the young ones."""
     files, directory = store.environment.files, store.directories.segments
-    age_ns = store.environment.settings.orphan_age_hours * _NANOSECONDS_PER_HOUR
+    hours = store.environment.settings.orphan_age_hours
     now = store.environment.clock.wall_ns()
-    for name in files.list_names(directory):
-        if name in kept:
-            continue
+    for name in orphans:
         found = files.stat(directory, name)
-        if found is None or not found.is_directory:
-            continue
-        if now - found.modified_ns >= age_ns:
+        if found is None or names.parse_segment_name(name) is None:
+            continue  # partial names may be in use; they go when the directory is opened
+        if now - found.modified_ns >= hours * _NANOSECONDS_PER_HOUR:
             remove_tree(files, directory, name)
-        elif names.parse_segment_name(name) is not None:
+        else:
             where = f"segments/{name}"
-            message = f"{where}: named by no manifest and no log; goes {age_ns // _NANOSECONDS_PER_HOUR} h after it was written"
+            message = (
+                f"{where}: named by no manifest and no log; it goes {hours} h after it was written"
+            )
             store.report(Finding("orphan-segment", store.name, where, message))
 
 

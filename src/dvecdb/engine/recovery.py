@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 from enum import Enum, auto
+from functools import partial
 from typing import TYPE_CHECKING, Final
 from uuid import UUID
 
@@ -113,7 +114,12 @@ class _Recovery:
                     target.apply_ends(segment.ends_rows[positions], segment.ends_lsns[positions])
         identity = (UUID(manifest.collection_uuid), UUID(manifest.lineage))
         runs = load_runs(
-            self._files, self._directories.derived, view.row_segments, identity, self._report, self._name
+            self._files,
+            self._directories.derived,
+            view.row_segments,
+            identity,
+            self._report,
+            self._name,
         )
         memtable = Memtable(schema, manifest.row_end, manifest.flushed_lsn + 1)
         self._view = View(manifest, view.segments, [memtable], runs)
@@ -135,7 +141,7 @@ class _Recovery:
             self._report(finding)
         store = Store(
             self._name, self._environment, self._directories, schema, self._view, visible,
-            replay.last_hash, self._epoch,
+            record_hash=replay.last_hash, epoch=self._epoch,
         )  # fmt: skip
         store.manifest_unknown = decoded.unknown
         store.manifest_digest = decoded.digest
@@ -147,7 +153,14 @@ class _Recovery:
 
     def _report(self, finding: Finding) -> None:
         self._environment.findings.add(
-            Finding(finding.code, self._name, finding.where, finding.message, finding.lost, finding.details)
+            Finding(
+                finding.code,
+                self._name,
+                finding.where,
+                finding.message,
+                finding.lost,
+                finding.details,
+            )
         )
 
     def _findings_before(self) -> None:
@@ -164,7 +177,7 @@ class _Recovery:
             if (parsed := names.parse_wal_name(name)) is not None
         )
         return [
-            LogFile(name, epoch, first_lsn, lambda name=name: read_file(self._files, directory, name))  # type: ignore[misc]
+            LogFile(name, epoch, first_lsn, partial(read_file, self._files, directory, name))
             for (epoch, first_lsn), name in found
         ]
 
@@ -191,10 +204,17 @@ class _Recovery:
                 where = f"{names.MANIFESTS}/{name}"
                 self._report(Finding("manifest-damaged", self._name, where, f"{where}: {error}"))
         copy = newest_manifest(logs[-1:] if stored and not damaged else logs)
-        if copy is not None and (stored is None or copy.manifest.generation > stored.manifest.generation):
+        if copy is not None and (
+            stored is None or copy.manifest.generation > stored.manifest.generation
+        ):
             where = f"{names.MANIFESTS}/{names.manifest_name(copy.manifest.generation)}"
             self._report(
-                Finding("manifest-from-log", self._name, where, f"{where}: taken from its copy in the log")
+                Finding(
+                    "manifest-from-log",
+                    self._name,
+                    where,
+                    f"{where}: taken from its copy in the log",
+                )
             )
             stored = copy
         if stored is None:
@@ -205,9 +225,13 @@ class _Recovery:
     def _segment(self, entry: SegmentEntry) -> Segment:
         where = f"{names.SEGMENTS}/{entry.directory}"
         try:
-            segment = Segment(self._files, self._directories.segments, entry, self._report, self._name)
+            segment = Segment(
+                self._files, self._directories.segments, entry, self._report, self._name
+            )
         except (SegmentLostError, FileNotFoundError) as error:
-            raise SetAsideError("segment-lost", where, f"{where} cannot be read ({error!r})") from error
+            raise SetAsideError(
+                "segment-lost", where, f"{where} cannot be read ({error!r})"
+            ) from error
         if segment.descriptor.rows != segment.rows:
             raise SetAsideError("segment-lost", where, f"{where} has another number of rows")
         for tag, what in (("lost_vectors", "vectors"), ("lost_metadata", "metadata")):
@@ -215,9 +239,14 @@ class _Recovery:
             if len(ordinals):
                 rows = sorted(int(number) + segment.first_row for number in ordinals)
                 self._report(
-                    Finding("rows-lost", self._name, f"{where} {what}",
-                            f"{where}: {what} of {len(rows)} rows were lost", f"{what} of rows {rows[:20]}")
-                )  # fmt: skip
+                    Finding(
+                        "rows-lost",
+                        self._name,
+                        f"{where} {what}",
+                        f"{where}: {what} of {len(rows)} rows were lost",
+                        f"{what} of rows {rows[:20]}",
+                    )
+                )
         return segment
 
     # --- applying ---
@@ -226,7 +255,11 @@ class _Recovery:
         assert batch.bulk is not None
         try:
             self._bulk = Segment(
-                self._files, self._directories.segments, bulk_entry(batch, lsn), self._report, self._name
+                self._files,
+                self._directories.segments,
+                bulk_entry(batch, lsn),
+                self._report,
+                self._name,
             )
         except (SegmentLostError, OSError):
             return False
@@ -257,10 +290,16 @@ class _Recovery:
             memtable = self._view.memtables[-1]
             if batch.row_count:
                 dtype = schema.vector_type.dtype
-                vectors = np.frombuffer(batch.vectors, dtype).reshape(batch.row_count, schema.dimension)
+                vectors = np.frombuffer(batch.vectors, dtype).reshape(
+                    batch.row_count, schema.dimension
+                )
                 memtable.add_rows(vectors, batch.ids, batch.metadata)
-                memtable.lost_vectors.update(batch.first_row + number for number in batch.lost_vectors)
-                memtable.lost_metadata.update(batch.first_row + number for number in batch.lost_metadata)
+                memtable.lost_vectors.update(
+                    batch.first_row + number for number in batch.lost_vectors
+                )
+                memtable.lost_metadata.update(
+                    batch.first_row + number for number in batch.lost_metadata
+                )
         if len(batch.ends):
             apply_ends(self._view, batch.ends, lsn)
         memtable.add_commit(
@@ -278,7 +317,12 @@ class _Recovery:
     def _take_over(self, store: Store, replay: Replay, logs: Sequence[LogFile]) -> None:
         """Make what is served durable and open a new log for this epoch."""
         files, directories = self._files, self._directories
-        for directory in (directories.manifests, directories.segments, directories.derived, directories.quarantine):
+        for directory in (
+            directories.manifests,
+            directories.segments,
+            directories.derived,
+            directories.quarantine,
+        ):
             drop_partials(files, directory)
         if replay.cut is not None:
             self._keep_tail(replay.cut)
@@ -298,7 +342,9 @@ class _Recovery:
             with store.commit_lock:
                 memtables = [item for item in store.view.memtables if item.row_ends]
                 after = Memtable(store.schema, store.visible.row_limit, store.visible.lsn + 1)
-                store.view = View(store.manifest, store.view.segments, [*memtables, after], store.view.runs)
+                store.view = View(
+                    store.manifest, store.view.segments, [*memtables, after], store.view.runs
+                )
         try:
             while flush_oldest(store):
                 pass

@@ -125,11 +125,11 @@ class Replay:
     sealed: bool = False
     findings: list[Finding] = field(default_factory=list)
     _expected: int = 0
-    _refused: str | None = None
+    _refusals: list[str] = field(default_factory=list)
 
     def refuse(self, why: str) -> None:
         """Say that the batch just yielded cannot be applied."""
-        self._refused = why
+        self._refusals.append(why)
 
     def __iter__(self) -> Iterator[tuple[int, Batch, int, int]]:
         """Walk the logs."""
@@ -155,11 +155,15 @@ class Replay:
             "wal-damaged", f"wal/{where}", f"commits {first} .. {last} are missing from the log"
         )
 
-    def _walk(self, log: LogFile, void_from: int, *, last: bool) -> Iterator[tuple[int, Batch, int, int]]:
+    def _walk(
+        self, log: LogFile, void_from: int, *, last: bool
+    ) -> Iterator[tuple[int, Batch, int, int]]:
         found_all = log.scan
         where = f"wal/{log.name}"
         if found_all.header is None:
-            self._note("wal-header-damaged", where, f"{where}: file header damaged; nothing is lost")
+            self._note(
+                "wal-header-damaged", where, f"{where}: file header damaged; nothing is lost"
+            )
         durable = max(
             self.manifest.flushed_lsn,
             0 if last else void_from - 1,
@@ -173,13 +177,19 @@ class Replay:
                 self._void(record, where)
                 return
             reason = self._chain_broken(previous, record)
-            if reason is None and record.head.kind is Kind.BATCH and record.head.lsn >= self._expected:
+            if (
+                reason is None
+                and record.head.kind is Kind.BATCH
+                and record.head.lsn >= self._expected
+            ):
                 reason = yield from self._batch(record, log, durable)
             if reason is not None:
                 if self._expected >= void_from:
                     return  # beyond what this log counts for, and cut off by an earlier recovery
                 if self._expected <= durable:
-                    raise SetAsideError("wal-damaged", where, f"{where} at byte {record.offset}: {reason}")
+                    raise SetAsideError(
+                        "wal-damaged", where, f"{where} at byte {record.offset}: {reason}"
+                    )
                 self._cut(log, record.offset, record, durable)
                 return
             self._note_repairs(record, where)
@@ -208,20 +218,25 @@ class Replay:
             return f"commit {lsn}: {error}"
         if lsn > durable and (batch.lost_vectors or batch.lost_metadata):
             return f"commit {lsn} is incomplete"
-        self._refused = None
         yield lsn, batch, record.hash, int(head.hlc)
-        if self._refused is not None:
-            return self._refused
+        if self._refusals:
+            return self._refusals.pop()
         self._note_lost(batch, lsn, f"wal/{log.name}")
         return None
 
     def _check_header(self, log: LogFile, found: Scan, where: str) -> None:
         header = found.header
-        if header is None or header.first_lsn != self._expected or log.first_lsn != header.first_lsn:
+        if (
+            header is None
+            or header.first_lsn != self._expected
+            or log.first_lsn != header.first_lsn
+        ):
             return
         if header.previous != self.last_hash:
             raise SetAsideError(
-                "wal-damaged", where, f"{where} does not continue commit {self._expected - 1} as stored"
+                "wal-damaged",
+                where,
+                f"{where} does not continue commit {self._expected - 1} as stored",
             )
 
     def _chain_broken(self, previous: Found | None, record: Found) -> str | None:
@@ -236,8 +251,8 @@ class Replay:
             self._note(
                 "fenced-records",
                 f"{where} from commit {record.head.lsn}",
-                f"{where}: records from commit {record.head.lsn} on were written after another process "
-                "took over, or were cut off before; they do not count",
+                f"{where}: records from commit {record.head.lsn} on were written after another "
+                "process took over, or were cut off before; they do not count",
             )
 
     def _ending(self, log: LogFile, previous: Found | None, durable: int, *, last: bool) -> None:

@@ -16,12 +16,12 @@ from dvecdb.engine.rows import View, damaged_rows
 from dvecdb.engine.segment import UnreadableError
 from dvecdb.engine.writes import IDEMPOTENCY_NAMESPACE, Write, encode_metadata
 from dvecdb.errors import Code, ConflictError, NotFoundError
-from dvecdb.formats.columns import DocumentEntry
 from dvecdb.records import Commit, Lsn
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
+    from dvecdb.formats.columns import DocumentEntry
     from dvecdb.records import Schema
 
 _SHOWN_IDS = 10
@@ -162,7 +162,7 @@ def _check_unchanged(touched: list[str], rows: list[int], if_lsn: int, state: St
             )
 
 
-def _add_updates(  # noqa: PLR0913
+def _add_updates(
     resolved: Resolved,
     write: Write,
     rows: list[int],

@@ -214,7 +214,7 @@ class View:
                 ordinals = rows[positions] - segment.first_row
                 if lsn is not None:
                     live = live_mask(segment.ends[ordinals], lsn)
-                    positions, ordinals = positions[live], ordinals[live]  # noqa: PLW2901
+                    positions, ordinals = positions[live], ordinals[live]
                 wanted = indexes[positions].tolist()
                 try:
                     stored = segment.ids(ordinals)
@@ -229,7 +229,9 @@ class View:
     def _refuse_absence(self, missing: Sequence[str]) -> None:
         """Refuse to call an id absent while there are rows whose ids cannot be read."""
         if missing:
-            raise damaged_rows(missing, "ids of some rows are damaged, so these may or may not exist")
+            raise damaged_rows(
+                missing, "ids of some rows are damaged, so these may or may not exist"
+            )
 
     # --- documents ---
 

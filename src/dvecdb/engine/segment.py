@@ -7,7 +7,7 @@ and never served: callers ask `unreadable_vectors` first, or get `Unreadable`.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import numpy as np
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from dvecdb.formats.manifest_file import SegmentEntry
     from dvecdb.media.files import Dir, File, Files
 
+_N = TypeVar("_N", bound=np.generic)
 _READ_BYTES: Final = 4 * 1024 * 1024
 _UNKNOWN, _GOOD, _DAMAGED = 0, 1, 2
 
@@ -132,7 +133,7 @@ class Segment:
         self.ends_rows = self.section(sf.ENDS_ROWS, np.uint64)
         self.ends_lsns = self.section(sf.ENDS_LSNS, np.uint64)
 
-    def section(self, tag: int, dtype: type[np.generic]) -> npt.NDArray[np.generic]:
+    def section(self, tag: int, dtype: type[_N]) -> npt.NDArray[_N]:
         """Return a section of the control data as an array; empty if absent."""
         return np.frombuffer(self.sections.get(tag, b""), dtype)
 
@@ -168,7 +169,9 @@ class Segment:
                     where = f"{self._where}/{sf.RECORDS_NAME} page {page}"
                     self._found("page-damaged", where, "the records in it")
 
-    def _bytes_damaged(self, starts: npt.NDArray[np.int64], ends: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+    def _bytes_damaged(
+        self, starts: npt.NDArray[np.int64], ends: npt.NDArray[np.int64]
+    ) -> npt.NDArray[np.bool_]:
         """Return which of the body byte ranges touch a damaged page, verifying them first."""
         first = starts // sf.PAGE_BYTES
         last = np.maximum(ends - 1, starts) // sf.PAGE_BYTES
@@ -182,7 +185,9 @@ class Segment:
             damaged |= self._page_states[pages] == _DAMAGED
         return damaged & (ends > starts)
 
-    def _offsets(self, name: str, ordinals: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    def _offsets(
+        self, name: str, ordinals: npt.NDArray[np.int64]
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
         """Return start and end offsets of rows in a column of byte strings.
 
         Raises:
@@ -290,7 +295,7 @@ class Segment:
             return _NONE
         blocks = ordinals // self._block_rows
         self._verify_blocks(np.unique(blocks))
-        damaged = self._block_states[blocks] == _DAMAGED
+        damaged: npt.NDArray[np.bool_] = self._block_states[blocks] == _DAMAGED
         if len(self._lost_vectors):
             damaged |= np.isin(ordinals, self._lost_vectors)
         return ordinals[damaged]
@@ -299,8 +304,12 @@ class Segment:
         """Return the L2 norms of rows verified before: float32[end - start]."""
         return self._norms[start:end]
 
-    def _unreadable(self, start: int, end: int, blocks: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        parts = [np.arange(b * self._block_rows, (b + 1) * self._block_rows) for b in blocks.tolist()]
+    def _unreadable(
+        self, start: int, end: int, blocks: npt.NDArray[np.int64]
+    ) -> npt.NDArray[np.int64]:
+        parts = [
+            np.arange(b * self._block_rows, (b + 1) * self._block_rows) for b in blocks.tolist()
+        ]
         rows = np.concatenate([*parts, self._lost_vectors]) if parts else self._lost_vectors
         rows = np.unique(rows)
         return rows[(rows >= start) & (rows < end)]
@@ -314,7 +323,9 @@ class Segment:
         total = self.rows * self.descriptor.vector_bytes
         for run in _runs(todo, max(1, _READ_BYTES // size)):
             start = run[0] * size
-            data = memoryview(self._try_read(min(len(run) * size, total - start), start, vectors=True))
+            data = memoryview(
+                self._try_read(min(len(run) * size, total - start), start, vectors=True)
+            )
             expected = self._blocks[run[0] : run[-1] + 1].tolist()
             first, whole = run[0] * self._block_rows, len(data) // self.descriptor.vector_bytes
             rows = np.frombuffer(data[: whole * self.descriptor.vector_bytes], self.vectors.dtype)
@@ -351,7 +362,9 @@ class Segment:
         if len(self._pages):
             self._page_states[:] = _UNKNOWN
             self._verify_pages(np.arange(len(self._pages)))
-        return len(self._blocks) + len(self._pages), self.entry.vectors_bytes + self.entry.records_bytes
+        return len(self._blocks) + len(
+            self._pages
+        ), self.entry.vectors_bytes + self.entry.records_bytes
 
     @property
     def damaged(self) -> bool:

@@ -184,7 +184,7 @@ def _pieces(buffers: Iterable[Buffer], target: int, block_bytes: int) -> Iterato
         yield memoryview(bytes(pending))
 
 
-def _write_records(  # noqa: PLR0913  # one file, all of its parts
+def _write_records(  # one file, all of its parts
     files: Files,
     directory: Dir,
     content: SegmentContent,
@@ -230,7 +230,7 @@ def _write_records(  # noqa: PLR0913  # one file, all of its parts
     )
     first, last = sf.encode_head(head)
     gap = bytes(body_offset - sf.HEAD_SIZE - len(control))
-    buffers = [first, control, gap, body_view, padding(len(body))]
+    buffers: list[Buffer] = [first, control, gap, body_view, padding(len(body))]
     buffers += [control, padding(len(control)), last]
     file: File = files.create(directory, sf.RECORDS_NAME)
     try:

@@ -6,7 +6,7 @@ for as long as it is held.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import msgspec
 import numpy as np
@@ -14,7 +14,7 @@ import numpy as np
 from dvecdb.engine.rows import damaged_rows, live_mask
 from dvecdb.engine.segment import Segment, UnreadableError
 from dvecdb.errors import Code, InvalidRequestError
-from dvecdb.records import LIMIT_MAX, Hit, Hits, Lsn, Page, Record, canonical_ids
+from dvecdb.records import LIMIT_MAX, Hit, Hits, Lsn, Page, Record, canonical_ids, check_whole
 from dvecdb.search.distance import TopK
 from dvecdb.search.vectors import check_query
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from dvecdb.engine.memtable import Chunk
     from dvecdb.engine.rows import View
-    from dvecdb.records import Json, Metadata, Schema
+    from dvecdb.records import Json, Schema
 
 OnDamage = Literal["fail", "exclude"]
 
@@ -44,7 +44,7 @@ class Snapshot:
         self._row_limit = row_limit
         self.lsn = Lsn(lsn)
 
-    def __enter__(self) -> Snapshot:
+    def __enter__(self) -> Self:
         """Return the snapshot."""
         return self
 
@@ -66,7 +66,9 @@ class Snapshot:
             DamagedDataError: `damaged-data`, names the ids that cannot be read.
         """
         if isinstance(ids, str):
-            raise InvalidRequestError(Code.INVALID_ARGUMENT, "ids: expected a list of ids, found text")
+            raise InvalidRequestError(
+                Code.INVALID_ARGUMENT, "ids: expected a list of ids, found text"
+            )
         wanted = canonical_ids(list(ids))
         rows = np.array(self._view.find(wanted, self.lsn, self._row_limit), dtype=np.int64)
         present = np.flatnonzero(rows >= 0)
@@ -143,7 +145,7 @@ class Snapshot:
 
     def search(
         self,
-        query: Any,  # noqa: ANN401  # arrays and lists of any kind
+        query: Any,  # arrays and lists of any kind
         *,
         limit: int = 10,
         with_metadata: bool = True,
@@ -158,10 +160,7 @@ class Snapshot:
             InvalidRequestError: `wrong-dimension`, `not-finite`, `invalid-argument`.
             DamagedDataError: `damaged-data`, names the ids that cannot be read.
         """
-        if not isinstance(limit, int) or isinstance(limit, bool) or not 1 <= limit <= LIMIT_MAX:
-            raise InvalidRequestError(
-                Code.INVALID_ARGUMENT, f"limit: expected 1 to {LIMIT_MAX}, found {limit!r}"
-            )
+        check_whole("limit", limit, 1, LIMIT_MAX)
         vector = check_query(query, self._schema.dimension)
         nearest = TopK(vector, self._schema.metric, self._schema.vector_type, limit)
         damaged: list[int] = []
@@ -171,9 +170,13 @@ class Snapshot:
             self._offer_chunk(nearest, chunk, count, damaged)
         excluded = self._name_rows(damaged)
         if excluded and on_damage == "fail":
-            raise damaged_rows(excluded, "stored vectors are damaged; on_damage='exclude' answers without them")
+            raise damaged_rows(
+                excluded, "stored vectors are damaged; on_damage='exclude' answers without them"
+            )
         rows, distances = nearest.result()
-        return self._hits(rows, distances, excluded, with_metadata=with_metadata, on_damage=on_damage)
+        return self._hits(
+            rows, distances, excluded, with_metadata=with_metadata, on_damage=on_damage
+        )
 
     def _offer_segment(self, nearest: TopK, segment: Segment, damaged: list[int]) -> None:
         total = min(segment.row_end, self._row_limit) - segment.first_row
@@ -237,7 +240,9 @@ class Snapshot:
                 metadata[index] = chunk.metadata[row - chunk.first_row]
                 if with_metadata and row in memtable.lost_metadata:
                     unreadable.add(index)
-        stored = np.array([self._view.in_memory(row) is None for row in rows.tolist()], dtype=np.bool_)
+        stored = np.array(
+            [self._view.in_memory(row) is None for row in rows.tolist()], dtype=np.bool_
+        )
         outside = np.flatnonzero(stored)
         for segment, found in self._view.by_segment(rows[outside]) if len(outside) else ():
             for position in outside[found].tolist():
@@ -253,7 +258,11 @@ class Snapshot:
         if named and on_damage == "fail":
             raise damaged_rows(named, "ids or metadata of the nearest records are damaged")
         hits = [
-            Hit(ids[index], float(distance), _decode(metadata[index]) if metadata[index] and with_metadata else None)
+            Hit(
+                ids[index],
+                float(distance),
+                _decode(metadata[index]) if metadata[index] and with_metadata else None,
+            )
             for index, distance in enumerate(distances.tolist())
             if index not in unreadable
         ]
@@ -273,23 +282,22 @@ class Snapshot:
         """
         for rows in self._live_rows(0):
             for start in range(0, len(rows), _SCAN_ROWS):
-                yield from self._records(rows[start : start + _SCAN_ROWS], with_vectors=with_vectors)
+                yield from self._records(
+                    rows[start : start + _SCAN_ROWS], with_vectors=with_vectors
+                )
 
-    def scroll(self, *, limit: int = 100, after: int | None = None, with_vectors: bool = False) -> Page:
+    def scroll(
+        self, *, limit: int = 100, after: int | None = None, with_vectors: bool = False
+    ) -> Page:
         """Return up to `limit` records in row order; `after` is the `next` of the page before.
 
         Raises:
             InvalidRequestError: `invalid-argument`.
             DamagedDataError: `damaged-data`.
         """
-        if not isinstance(limit, int) or isinstance(limit, bool) or not 1 <= limit <= LIMIT_MAX:
-            raise InvalidRequestError(
-                Code.INVALID_ARGUMENT, f"limit: expected 1 to {LIMIT_MAX}, found {limit!r}"
-            )
-        if after is not None and (not isinstance(after, int) or after < 0):
-            raise InvalidRequestError(
-                Code.INVALID_ARGUMENT, f"after: expected the `next` of a page, found {after!r}"
-            )
+        check_whole("limit", limit, 1, LIMIT_MAX)
+        if after is not None:
+            check_whole("after", after, 0, 2**63)
         taken: list[npt.NDArray[np.int64]] = []
         missing = limit + 1
         for rows in self._live_rows(0 if after is None else after + 1):
@@ -326,7 +334,9 @@ class Snapshot:
 
     def documents(self, namespace: str) -> dict[str, Json]:
         """Return every document of a namespace by key."""
-        return {key: _decode(value) for key, value in self._view.documents(namespace, self.lsn).items()}
+        return {
+            key: _decode(value) for key, value in self._view.documents(namespace, self.lsn).items()
+        }
 
 
 def read_ids(segment: Segment, ordinals: npt.NDArray[np.int64]) -> list[str]:
@@ -340,5 +350,3 @@ def read_ids(segment: Segment, ordinals: npt.NDArray[np.int64]) -> list[str]:
     except UnreadableError as error:
         rows = [f"row {number + segment.first_row}" for number in error.ordinals]
         raise damaged_rows(rows, "stored ids are damaged") from None
-
-

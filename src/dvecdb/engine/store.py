@@ -21,10 +21,16 @@ from dvecdb.engine.lookup import insert_run
 from dvecdb.engine.memtable import Memtable
 from dvecdb.engine.resolve import State, resolve
 from dvecdb.engine.rows import View
-from dvecdb.engine.segment import Segment
 from dvecdb.engine.storage import write_failed
 from dvecdb.engine.wal import Wal
-from dvecdb.errors import Code, DiskFullError, DvecdbError, HandleError, InvalidRequestError, OutcomeUnknownError
+from dvecdb.errors import (
+    Code,
+    DiskFullError,
+    DvecdbError,
+    HandleError,
+    InvalidRequestError,
+    OutcomeUnknownError,
+)
 from dvecdb.formats.batch import Batch, BulkReference, batch_tag, encode_batch
 from dvecdb.formats.wal_record import FileHeader, Kind
 from dvecdb.records import Commit, Epoch, Finding, Lsn
@@ -39,6 +45,7 @@ if TYPE_CHECKING:
     from dvecdb.engine.lock import WriterLock
     from dvecdb.engine.lookup import Run
     from dvecdb.engine.resolve import Resolved
+    from dvecdb.engine.segment import Segment
     from dvecdb.engine.writes import Write
     from dvecdb.formats.framing import Buffer
     from dvecdb.formats.manifest_file import Manifest
@@ -105,7 +112,7 @@ class Visible:
 class Store:
     """The engine of one open collection. `open_store` in `recovery` makes it."""
 
-    def __init__(  # noqa: PLR0913  # the parts of a collection, all made elsewhere
+    def __init__(  # the parts of a collection, all made elsewhere
         self,
         name: str,
         environment: Environment,
@@ -113,6 +120,7 @@ class Store:
         schema: Schema,
         view: View,
         visible: Visible,
+        *,
         record_hash: int,
         epoch: Epoch,
     ) -> None:
@@ -249,7 +257,7 @@ class Store:
     def _batch(self, write: Write, resolved: Resolved) -> Batch:
         vectors: Buffer = b""
         if resolved.vectors is not None and resolved.vectors.size:
-            vectors = memoryview(resolved.vectors).cast("B")
+            vectors = memoryview(resolved.vectors.data).cast("B")
         return Batch(
             first_row=self._pending.row_limit,
             row_count=len(resolved.ids),
@@ -263,7 +271,9 @@ class Store:
             documents=resolved.documents,
         )
 
-    def _encode(self, batch: Batch, offset: int, *, may_use_reserve: bool) -> tuple[list[Buffer], int]:
+    def _encode(
+        self, batch: Batch, offset: int, *, may_use_reserve: bool
+    ) -> tuple[list[Buffer], int]:
         """Return the log record of the next commit; from here on it counts as pending."""
         assert self.wal is not None
         lsn = self._pending.lsn + 1
@@ -361,8 +371,10 @@ class Store:
         """
         with self.commit_lock:
             self.check_writable()
-            new = self.new_wal()
-            old, self.wal = self.wal, new
+            assert self.wal is not None
+            old = None
+            if self.wal.last_lsn >= self.wal.first_lsn:  # else it is new, and its name is taken
+                old, self.wal = self.wal, self.new_wal()
             after = Memtable(self.schema, self.visible.row_limit, self.visible.lsn + 1)
             memtables = [item for item in self.view.memtables if item.row_ends]
             self.view = View(self.manifest, self.view.segments, [*memtables, after], self.view.runs)

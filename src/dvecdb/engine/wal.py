@@ -33,7 +33,7 @@ MANIFEST_SECTION = 1
 class Wal:
     """One log file, open for appending. Used under the commit lock only."""
 
-    def __init__(  # noqa: PLR0913  # the identity of a log file
+    def __init__(  # the identity of a log file
         self,
         files: Files,
         directory: Dir,

@@ -98,19 +98,21 @@ class Options:
 class WriteChecker:
     """Turns arguments into a `Write` for one collection."""
 
-    def __init__(self, schema: Schema, settings: Settings, uuid: UUID, new_uuid: Callable[[], UUID]) -> None:
+    def __init__(
+        self, schema: Schema, settings: Settings, uuid: UUID, new_uuid: Callable[[], UUID]
+    ) -> None:
         self._schema = schema
         self._settings = settings
         self._uuid = uuid
         self._new_uuid = new_uuid
 
-    def check(  # noqa: PLR0913  # the parts of a write
+    def check(  # the parts of a write
         self,
         operation: str,
         options: Options,
         *,
         ids: Sequence[str] | None = None,
-        vectors: Any = None,  # noqa: ANN401  # arrays and lists of any kind
+        vectors: Any = None,  # arrays and lists of any kind
         metadata: Sequence[Metadata | None] | None = None,
         mode: Mode = "upsert",
         deletes: Sequence[str] = (),
@@ -132,10 +134,14 @@ class WriteChecker:
         if write.deletes or write.updates:
             _refuse_overlap(write)
         write.documents = _check_documents(documents or {})
-        write.expect = [(*_check_document_name(name), value) for name, value in (options.expect or {}).items()]
+        write.expect = [
+            (*_check_document_name(name), value) for name, value in (options.expect or {}).items()
+        ]
         write.note = _note(operation, options)
         if options.idempotency_key is not None:
-            write.key = _check_text("idempotency_key", options.idempotency_key, DOCUMENT_NAME_LENGTH_MAX)
+            write.key = _check_text(
+                "idempotency_key", options.idempotency_key, DOCUMENT_NAME_LENGTH_MAX
+            )
             write.digest = _digest(write, made_ids=ids is None)
         if write.size_bytes > self._settings.batch_bytes_max:
             raise InvalidRequestError(
@@ -149,7 +155,7 @@ class WriteChecker:
         self,
         write: Write,
         ids: Sequence[str] | None,
-        vectors: Any,  # noqa: ANN401
+        vectors: Any,
         metadata: Sequence[Metadata | None] | None,
         key: str | None,
     ) -> None:
@@ -174,12 +180,16 @@ class WriteChecker:
         # The same key makes the same ids, so that a repeated call answers the same.
         return [str(uuid5(self._uuid, f"{key}\0{index}")) for index in range(count)]
 
-    def _check_metadata(self, metadata: Sequence[Metadata | None], count: int) -> list[bytes] | None:
+    def _check_metadata(
+        self, metadata: Sequence[Metadata | None], count: int
+    ) -> list[bytes] | None:
         if isinstance(metadata, (dict, str, bytes)):
             raise _bad_metadata(0, "metadata is a list with one object or None per vector")
         values = list(metadata)
         if len(values) != count:
-            raise _invalid(f"{len(values)} metadata for {count} vectors; pass one (or None) per vector")
+            raise _invalid(
+                f"{len(values)} metadata for {count} vectors; pass one (or None) per vector"
+            )
         if all(value is None for value in values):
             return None
         size_max = self._settings.metadata_bytes_max
@@ -288,7 +298,7 @@ def _check_documents(documents: Mapping[tuple[str, str], Json]) -> list[Document
 
 
 def _check_document_name(name: object) -> tuple[str, str]:
-    if not (isinstance(name, tuple) and len(name) == 2):  # noqa: PLR2004
+    if not (isinstance(name, tuple) and len(name) == 2):
         raise _invalid(f"a document is named by a (namespace, key) pair, found {name!r}")
     return (
         _check_text("document namespace", name[0], DOCUMENT_NAME_LENGTH_MAX),
@@ -298,7 +308,9 @@ def _check_document_name(name: object) -> tuple[str, str]:
 
 def _check_text(what: str, value: object, length_max: int) -> str:
     if not isinstance(value, str) or not 1 <= len(value) <= length_max or "\0" in value:
-        raise _invalid(f"{what}: expected text of 1 to {length_max} characters, found {value!r:.80}")
+        raise _invalid(
+            f"{what}: expected text of 1 to {length_max} characters, found {value!r:.80}"
+        )
     try:
         value.encode()
     except UnicodeEncodeError:
@@ -314,7 +326,11 @@ def _check_lsn(value: object) -> int | None:
 
 def _note(operation: str, options: Options) -> bytes:
     note: dict[str, str] = {"op": operation}
-    for name, value in (("actor", options.actor), ("reason", options.reason), ("request_id", options.request_id)):
+    for name, value in (
+        ("actor", options.actor),
+        ("reason", options.reason),
+        ("request_id", options.request_id),
+    ):
         if value is not None:
             note[name] = _check_text(name, value, NOTE_TEXT_LENGTH_MAX)
     if options.idempotency_key is not None:

@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -165,7 +166,7 @@ def decode_batch(control: Buffer, data: memoryview, tag: int) -> Batch:
         if len(offsets) != row_count + 1 or int(offsets[-1]) != metadata_bytes:
             raise FormatError("batch: metadata sizes do not fit")
         raw, cuts = bytes(metadata_data), offsets.tolist()
-        batch.metadata = [raw[a:b] for a, b in zip(cuts, cuts[1:], strict=False)]
+        batch.metadata = [raw[a:b] for a, b in pairwise(cuts)]
     _mark_damage(batch, sections, metadata_data, offsets, tag)
     return batch
 

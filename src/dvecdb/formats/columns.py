@@ -7,6 +7,7 @@ A document is the MessagePack array [namespace, key, JSON bytes or nil], nil rem
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -66,10 +67,10 @@ def decode_texts(lengths: npt.NDArray[np.uint32], joined: Buffer) -> list[str]:
     text = str(joined, "utf-8")
     if len(text) == total:  # ASCII: characters are bytes
         bounds = offsets_of(lengths).tolist()
-        return [text[start:end] for start, end in zip(bounds, bounds[1:], strict=False)]
+        return [text[start:end] for start, end in pairwise(bounds)]
     raw = bytes(joined)
     bounds = offsets_of(lengths).tolist()
-    return [raw[start:end].decode() for start, end in zip(bounds, bounds[1:], strict=False)]
+    return [raw[start:end].decode() for start, end in pairwise(bounds)]
 
 
 def encode_documents(documents: Sequence[DocumentEntry]) -> bytes:
@@ -115,6 +116,8 @@ def damaged_blocks(
         raise FormatError(f"{len(found)} blocks, {len(expected)} checksums")
     return [
         number
-        for number, (one, other) in enumerate(zip(found, np.asarray(expected).tolist(), strict=True))
+        for number, (one, other) in enumerate(
+            zip(found, np.asarray(expected).tolist(), strict=True)
+        )
         if one != other
     ]

@@ -1,17 +1,17 @@
 """The id lookup: which rows had this id. Derived: it may vanish and is rebuilt from segments.
 
-    offset  size  field
-    0       4     magic            b"dvLK"
-    4       2     version          1
-    6       2     reserved
-    8       16    collection uuid
-    24      16    lineage
-    40      8     first row
-    48      8     row end
-    56      8     count            n
-    64      8n    hashes           u64, sorted: XXH3-64 of the id's UTF-8
-    ..      8n    rows             u64, in the order of the hashes, rising among equal ones
-    ..      8     checksum         XXH3-64 of everything before
+offset  size  field
+0       4     magic            b"dvLK"
+4       2     version          1
+6       2     reserved
+8       16    collection uuid
+24      16    lineage
+40      8     first row
+48      8     row end
+56      8     count            n
+64      8n    hashes           u64, sorted: XXH3-64 of the id's UTF-8
+..      8n    rows             u64, in the order of the hashes, rising among equal ones
+..      8     checksum         XXH3-64 of everything before
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def encode_lookup(table: LookupTable) -> list[Buffer]:
         table.row_end,
         len(table.hashes),
     )
-    hashes, rows = memoryview(table.hashes).cast("B"), memoryview(table.rows).cast("B")
+    hashes, rows = memoryview(table.hashes.data).cast("B"), memoryview(table.rows.data).cast("B")
     total = xxhash.xxh3_64(head)
     total.update(hashes)
     total.update(rows)

@@ -43,7 +43,7 @@ class SchemaEntry(msgspec.Struct, frozen=True):
     metric: str
     vector_type: str
     schema_id: int = 0
-    vector_fields: list[dict[str, object]] = []  # noqa: RUF012  # msgspec copies it
+    vector_fields: list[dict[str, object]] = []  # msgspec copies it
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
@@ -62,20 +62,20 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     reason: str
     created_ns: int
     schema: SchemaEntry
-    config: dict[str, object] = {}  # noqa: RUF012  # msgspec copies it
+    config: dict[str, object] = {}  # msgspec copies it
     segments: list[SegmentEntry]
     flushed_lsn: int
     flushed_hash: int
     row_end: int
     horizon_lsn: int = 0
     hlc: int = 0
-    pins: list[dict[str, object]] = []  # noqa: RUF012
-    tags: list[dict[str, object]] = []  # noqa: RUF012
+    pins: list[dict[str, object]] = []
+    tags: list[dict[str, object]] = []
     shard_id: int = 0
     shard_count: int = 1
     parity: dict[str, object] | None = None
     archive: dict[str, object] | None = None
-    replicas: list[dict[str, object]] = []  # noqa: RUF012
+    replicas: list[dict[str, object]] = []
 
 
 class CollectionFile(msgspec.Struct, frozen=True, kw_only=True):

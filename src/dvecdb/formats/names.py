@@ -1,7 +1,8 @@
 """The only place that spells file names.
 
     DATA_DIR/LOCK .ballast collections/ .deleted/
-    collections/<name>/collection.json manifests/ wal/ segments/ derived/ quarantine/ [deletion.json]
+    collections/<name>/collection.json [deletion.json]
+                       manifests/ wal/ segments/ derived/ quarantine/
 
 A name that begins with `.partial-` is being written and belongs to nobody after a crash.
 """

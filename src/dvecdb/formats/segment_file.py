@@ -1,5 +1,7 @@
-"""A segment: `vectors.bin` (rows x dimension, little-endian, row-major, nothing else) and
-`records.bin`, which describes and protects both.
+"""The two files of a segment.
+
+`vectors.bin` is rows x dimension, little-endian, row-major, and nothing else. `records.bin`
+describes and protects both.
 
 records.bin:
 
@@ -151,7 +153,7 @@ class Descriptor(msgspec.Struct, frozen=True):
     commits: int
     columns: dict[str, Span]
     schema_id: int = 0
-    vector_fields: list[dict[str, object]] = []  # noqa: RUF012  # msgspec copies it
+    vector_fields: list[dict[str, object]] = []  # msgspec copies it
     codec: str = "none"
 
 

@@ -249,9 +249,7 @@ def encode_record(
     own_hash = checksum(head)
     control_padding = padding(len(control))
     first = b"".join((head, _U64.pack(own_hash), control, control_padding))
-    last = b"".join(
-        (padding(data_size), control, control_padding, tail, _U64.pack(checksum(tail)))
-    )
+    last = b"".join((padding(data_size), control, control_padding, tail, _U64.pack(checksum(tail))))
     return [first, *data, last], len(first) + data_size + len(last), own_hash
 
 
@@ -308,17 +306,19 @@ def _record_at(view: memoryview, offset: int, tag: int | None) -> Found | None:
         return None
     tail, _ = _decode_head(view, offset + head.size - HEAD_SIZE, _TAIL_MAGIC, tag)
     whole = tail == head
-    return _with_control(view, offset, head, own_hash, whole, () if whole else ("tail",))
+    return _with_control(view, offset, head, own_hash, () if whole else ("tail",), whole=whole)
 
 
-def _record_ending_after(
-    view: memoryview, start: int, tag: int | None, used: int
-) -> Found | None:
+def _record_ending_after(view: memoryview, start: int, tag: int | None, used: int) -> Found | None:
     """Return the first record from `start` on, found by its head or, failing that, its tail."""
     position = start
     while position < used:
         nearest = min(
-            (at for magic in (_HEAD_MAGIC, _TAIL_MAGIC) if (at := _find(view, magic, position)) >= 0),
+            (
+                at
+                for magic in (_HEAD_MAGIC, _TAIL_MAGIC)
+                if (at := _find(view, magic, position)) >= 0
+            ),
             default=-1,
         )
         if nearest < 0:
@@ -333,7 +333,7 @@ def _record_ending_after(
                 offset = nearest + HEAD_SIZE - tail.size
                 if offset >= start:
                     own_hash = checksum(_pack_head(tail))
-                    return _with_control(view, offset, tail, own_hash, False, ("head",))
+                    return _with_control(view, offset, tail, own_hash, ("head",), whole=False)
         position = nearest + 8
     return None
 
@@ -402,8 +402,9 @@ def _with_control(
     offset: int,
     head: Head,
     own_hash: int,
-    whole: bool,  # noqa: FBT001  # a fact about the record, passed through
     repaired: tuple[str, ...],
+    *,
+    whole: bool,
 ) -> Found:
     first = offset + HEAD_SIZE
     second = offset + head.size - HEAD_SIZE - padded(head.control_size)
