@@ -365,6 +365,9 @@ def test_an_engine_that_renames_before_it_syncs_is_caught():
     assert isinstance(late[at + 1], Sync)
     broken = broken_promises(late, image)
     assert {mark for _, mark in broken} == {"torn manifest"}
+    later = sync_after_rename(disk.log, delay=2)
+    assert later.index(late[at + 1]) == at + 3
+    assert {mark for _, mark in broken_promises(later, image)} == {"torn manifest", "manifest"}
 
 
 # --- the enumeration itself ------------------------------------------------------------------

@@ -106,21 +106,26 @@ def replay(image: MemoryDisk, log: Sequence[Operation], position: int | None = N
     return disk.clone()
 
 
-def sync_after_rename(log: Sequence[Operation]) -> list[Operation]:
+def sync_after_rename(log: Sequence[Operation], *, delay: int = 0) -> list[Operation]:
     """Return `log` as if the engine had renamed files before it synced them: a control.
 
-    A sync whose file is renamed next takes effect right after the rename.
+    A sync whose file is renamed next takes effect `delay` operations after the rename.
     """
+    late = {index for index in range(len(log)) if _is_renamed_next(log, index)}
     moved: list[Operation] = []
-    late: dict[int, Sync] = {}
+    waiting: dict[int, Operation] = {}  # inode to sync
+    due: list[tuple[int, Operation]] = []  # operations still to come before it, sync
     for index, operation in enumerate(log):
-        if isinstance(operation, Sync) and _is_renamed_next(log, index):
-            late[operation.inode] = operation
+        if index in late and isinstance(operation, Sync):
+            waiting[operation.inode] = operation
             continue
         moved.append(operation)
-        if isinstance(operation, Rename) and operation.inode in late:
-            moved.append(late.pop(operation.inode))
-    return moved
+        if isinstance(operation, Rename) and operation.inode in waiting:
+            due.append((delay + 1, waiting.pop(operation.inode)))
+        due = [(count - 1, sync) for count, sync in due]
+        moved += [sync for count, sync in due if count == 0]
+        due = [(count, sync) for count, sync in due if count > 0]
+    return moved + [sync for _, sync in due]
 
 
 def enumerate_states(
@@ -355,7 +360,8 @@ def _styles(count: int, rng: Random, *, weak: bool) -> Iterator[tuple[Data | Non
 
 def _is_renamed_next(log: Sequence[Operation], index: int) -> bool:
     sync = log[index]
-    assert isinstance(sync, Sync)
+    if not isinstance(sync, Sync):
+        return False
     for operation in log[index + 1 :]:
         match operation:
             case Write() | Allocate() | Truncate() | Sync() | Rename():
