@@ -29,8 +29,8 @@ class Settings:
     """Neighbouring small segments that are merged together at least."""
     memtables_max: int = 3
     """Memtables waiting for a flush before writers wait: bounds memory."""
-    queue_commits_max: int = 1_024
-    """Batches that wait for one group commit; more callers wait for a place."""
+    group_commits_max: int = 1_024
+    """Batches of one group commit: bounds the time a caller works for others."""
     group_bytes_max: int = 64 * MIB
     """Bytes of one group commit."""
     wal_reserve_bytes: int = 1 * MIB

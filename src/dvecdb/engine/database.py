@@ -20,7 +20,7 @@ from dvecdb.clock import SystemClock
 from dvecdb.engine.collection import Collection
 from dvecdb.engine.findings import Findings
 from dvecdb.engine.lifecycle import build_collection, move_to_trash
-from dvecdb.engine.lock import WriterLock, read_content
+from dvecdb.engine.lock import WriterLock, highest_epoch, look_at_lock
 from dvecdb.engine.maintenance import Worker, maintain
 from dvecdb.engine.reclaim import drop_ballast, drop_partials, drop_uncommitted_deletion
 from dvecdb.engine.recovery import Access, open_store
@@ -29,6 +29,7 @@ from dvecdb.engine.storage import (
     close_quietly,
     disk_full,
     is_disk_full,
+    is_no_space,
     read_file,
     write_failed,
 )
@@ -44,7 +45,7 @@ from dvecdb.errors import (
     NotFoundError,
 )
 from dvecdb.formats import names
-from dvecdb.formats.framing import FormatError, check_format
+from dvecdb.formats.framing import FormatError
 from dvecdb.formats.manifest_file import (
     decode_collection_file,
 )
@@ -52,7 +53,6 @@ from dvecdb.media.files import OsFiles
 from dvecdb.records import (
     DIMENSION_MAX,
     NAME_PATTERN,
-    Epoch,
     Finding,
     Metric,
     Schema,
@@ -167,10 +167,10 @@ class Database:
                 path=self.path,
             )
         if self.read_only:
-            self._epoch = self._read_epoch()
+            self._epoch, self._writer_alive = look_at_lock(files, root)
         else:
             self._writer = WriterLock(
-                files, root, str(self._new_uuid()), epoch_min=self._epoch_min()
+                files, root, str(self._new_uuid()), epoch_min=highest_epoch(files, root) + 1
             )
             self._epoch = self._writer.epoch
             for name in (names.COLLECTIONS, names.TRASH):
@@ -195,52 +195,11 @@ class Database:
             if NAME_PATTERN.fullmatch(name):
                 self._open_collection(name)
 
-    def _epoch_min(self) -> int:
-        """Return one more than any epoch in the names of log files: LOCK may be damaged."""
-        files, highest = self._files, 0
-        try:
-            directory = files.open_directory(self._root, names.COLLECTIONS)
-        except FileNotFoundError:
-            return 1
-        try:
-            for name in files.list_names(directory):
-                with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-                    collection = files.open_directory(directory, name)
-                    try:
-                        logs = files.open_directory(collection, names.WAL)
-                        try:
-                            parsed = map(names.parse_wal_name, files.list_names(logs))
-                            highest = max([highest, *(item[0] for item in parsed if item)])
-                        finally:
-                            files.close_directory(logs)
-                    finally:
-                        files.close_directory(collection)
-        finally:
-            files.close_directory(directory)
-        return highest + 1
-
-    def _read_epoch(self) -> Epoch:
-        """Return the epoch in LOCK, for a read-only handle; note whether a writer is alive."""
-        self._writer_alive = False
-        if self._files.stat(self._root, names.LOCK) is None:
-            return Epoch(0)
-        file = self._files.open(self._root, names.LOCK)
-        try:
-            content = read_content(self._files.read_at(file, 512, 0))
-            if content is not None:
-                check_format(
-                    "the data directory", content.format_version, content.required_features
-                )
-            self._writer_alive = not self._files.try_lock(file)
-        finally:
-            self._files.close(file)
-        return content.epoch if content is not None else Epoch(0)  # type: ignore[return-value]
-
     def _open_collection(self, name: str) -> None:
         attempts = _READ_ONLY_ATTEMPTS if self.read_only else 1
         for attempt in range(attempts):
             try:
-                self._stores[name] = self._recover(name)
+                self._stores[name] = self._recover(name, self._access())
             except SetAsideError as error:
                 self._set_aside[name] = Finding(
                     error.code, name, error.where, error.message, "the collection"
@@ -248,6 +207,8 @@ class Database:
             except (OSError, DvecdbError) as error:
                 if isinstance(error, DirectoryError):
                     raise
+                if is_no_space(error) and self._open_on_full_disk(name, error):
+                    return
                 message = error.strerror if isinstance(error, OSError) else str(error)
                 self._set_aside[name] = Finding(
                     "collection-unreadable", name, name, f"{name}: {message}", "the collection"
@@ -260,14 +221,30 @@ class Database:
                 self._findings.forget(name)
         self._findings.add(self._set_aside[name])
 
-    def _recover(self, name: str) -> Store:
+    def _open_on_full_disk(self, name: str, error: OSError | DvecdbError) -> bool:
+        """Open a collection with the ballast's room, or else for reading and deleting only."""
+        if self.read_only:
+            return False
+        with contextlib.suppress(OSError, DvecdbError, SetAsideError):
+            if drop_ballast(self._files, self._root):
+                self._stores[name] = self._recover(name, Access.WRITE)
+                self._collections[name] = self._wrap(self._stores[name])
+                return True
+        with contextlib.suppress(OSError, DvecdbError, SetAsideError):
+            store = self._stores[name] = self._recover(name, Access.READ)
+            store.stop_writes(disk_full(f"opening {name!r} for writing", error))
+            self._collections[name] = self._wrap(store)
+            return True
+        return False
+
+    def _recover(self, name: str, access: Access) -> Store:
         files = self._files
         directory = files.open_directory(self._directory, name)
         try:
             created_ns = self._check_collection_file(name, directory)
-            if not self.read_only:
+            if access is Access.WRITE:
                 drop_uncommitted_deletion(files, directory)
-            store = open_store(name, self._environment, directory, self._epoch, self._access())
+            store = open_store(name, self._environment, directory, self._epoch, access)
         except BaseException:
             files.close_directory(directory)
             raise

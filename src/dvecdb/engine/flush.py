@@ -183,12 +183,14 @@ def pick_compaction(
     best: list[Segment] = []
     current: list[Segment] = []
     for segment in segments:
+        if not segment.commits:
+            continue  # rows of a bulk batch: they stay where they are
         size = segment.entry.vectors_bytes + segment.entry.records_bytes
         adjacent = not current or _adjacent(current, segment)
-        if segment.damaged or size >= merge_bytes or not segment.commits or not adjacent:
+        if segment.damaged or size >= merge_bytes or not adjacent:
             best = max(best, current, key=len)
             current = []
-            if segment.damaged or size >= merge_bytes or not segment.commits:
+            if segment.damaged or size >= merge_bytes:
                 continue
         total = sum(item.entry.vectors_bytes + item.entry.records_bytes for item in current)
         if current and (total + size > 2 * merge_bytes or len(current) >= _MERGE_SEGMENTS_MAX):

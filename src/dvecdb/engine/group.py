@@ -41,13 +41,11 @@ class GroupCommit:
         self._mutex = threading.Lock()
         self._queue: list[_Waiter] = []
         self._leading = False
-        self._places = threading.BoundedSemaphore(settings.queue_commits_max)
 
     def submit(self, write: Write) -> Commit:
         """Commit `write` and return when it is durable. Raises `DvecdbError`."""
         ticket = Ticket(write)
-        with self._places:
-            self._submit(ticket)
+        self._submit(ticket)
         if ticket.error is not None:
             raise ticket.error
         assert ticket.commit is not None
@@ -77,7 +75,7 @@ class GroupCommit:
         size, count = leader.size_bytes, 0
         for waiter in self._queue:
             size += waiter.size_bytes
-            if size > self._settings.group_bytes_max:
+            if size > self._settings.group_bytes_max or count >= self._settings.group_commits_max:
                 break
             count += 1
         taken, self._queue = self._queue[:count], self._queue[count:]

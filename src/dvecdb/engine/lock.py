@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import socket
+import threading
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -20,9 +21,11 @@ from dvecdb.formats.framing import FORMAT_VERSION, check_format
 from dvecdb.records import Epoch
 
 if TYPE_CHECKING:
-    from dvecdb.media.files import Dir, Files
+    from dvecdb.media.files import Dir, File, Files
 
 _CONTENT_BYTES: Final = 512  # one sector
+_ATTEMPTS: Final = 5
+_PAUSE_SECONDS: Final = 0.01
 
 
 class LockContent(msgspec.Struct, frozen=True, kw_only=True):
@@ -53,7 +56,7 @@ class WriterLock:
         self._file = files.open_lock(root, names.LOCK)
         try:
             content = read_content(files.read_at(self._file, _CONTENT_BYTES, 0))
-            if not files.try_lock(self._file):
+            if not _take(files, self._file):
                 raise _in_use(content)
             if content is not None:
                 check_format(
@@ -101,6 +104,66 @@ class WriterLock:
     def release(self) -> None:
         """Close the lock file; the lock goes with the last copy of the handle."""
         close_quietly(self._files, self._file)
+
+
+def _take(files: Files, file: File) -> bool:
+    """Take the lock. A read-only opener holds it for an instant to see whether a writer lives."""
+    for _ in range(_ATTEMPTS):
+        if files.try_lock(file):
+            return True
+        threading.Event().wait(_PAUSE_SECONDS)
+    return False
+
+
+def look_at_lock(files: Files, root: Dir) -> tuple[Epoch, bool]:
+    """Return the epoch in LOCK and whether a writer holds it. For read-only handles.
+
+    Raises:
+        DirectoryError: `format-too-new`.
+        OSError: as the disk says.
+    """
+    if files.stat(root, names.LOCK) is None:
+        return Epoch(0), False
+    file = files.open(root, names.LOCK)
+    try:
+        content = read_content(files.read_at(file, _CONTENT_BYTES, 0))
+        is_held = not files.try_lock(file)
+    finally:
+        files.close(file)
+    if content is None:
+        return Epoch(0), is_held
+    check_format("the data directory", content.format_version, content.required_features)
+    return Epoch(content.epoch), is_held
+
+
+def highest_epoch(files: Files, root: Dir) -> int:
+    """Return the highest epoch in the names of log files: LOCK may be damaged or gone."""
+    highest = 0
+    try:
+        parent = files.open_directory(root, names.COLLECTIONS)
+    except FileNotFoundError:
+        return 0
+    try:
+        for name in files.list_names(parent):
+            for log in _log_names(files, parent, name):
+                parsed = names.parse_wal_name(log)
+                highest = max(highest, parsed[0] if parsed else 0)
+    finally:
+        files.close_directory(parent)
+    return highest
+
+
+def _log_names(files: Files, parent: Dir, collection: str) -> list[str]:
+    opened: list[Dir] = []
+    try:
+        opened.append(files.open_directory(parent, collection))
+        opened.append(files.open_directory(opened[0], names.WAL))
+        return files.list_names(opened[1])
+    except OSError:  # no collection, or one that recovery will set aside
+        return []
+    finally:
+        for directory in opened:
+            files.close_directory(directory)
 
 
 def read_content(data: bytes) -> LockContent | None:

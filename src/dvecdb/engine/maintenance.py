@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 from dvecdb.engine.flush import compact, flush_oldest, tidy_runs
 from dvecdb.engine.reclaim import reclaim
 from dvecdb.engine.storage import write_failed
+from dvecdb.engine.store import unexpected
 from dvecdb.errors import Code, DiskFullError, DvecdbError, OutcomeUnknownError
 from dvecdb.records import Finding
 
@@ -26,9 +27,11 @@ _NANOSECONDS_PER_MILLISECOND: Final = 1_000_000
 
 def needs_freeze(store: Store) -> bool:
     """Return whether the active memtable has reached its bounds."""
-    settings, active = store.environment.settings, store.active
+    settings, active, wal = store.environment.settings, store.active, store.wal
     return (
-        active.size_bytes >= settings.flush_bytes or len(active.row_ends) >= settings.flush_commits
+        active.size_bytes >= settings.flush_bytes
+        or len(active.row_ends) >= settings.flush_commits
+        or (wal is not None and wal.size >= 2 * settings.flush_bytes and bool(active.row_ends))
     )
 
 
@@ -59,6 +62,9 @@ def maintain(store: Store, *, force_flush: bool = False) -> None:
                     "write is affected",
                 )
             )
+        except BaseException as error:
+            store.stop_writes(unexpected(error))
+            raise
 
 
 def _flush(store: Store, *, force: bool) -> bool:

@@ -149,6 +149,9 @@ class _Recovery:
         self._findings_before()
         if not self._read_only:
             self._take_over(store, replay, logs)
+        elif self._access is Access.READ:
+            with contextlib.suppress(OSError):  # read-only media: what is there, is there
+                self._sync_logs(logs)
         return store
 
     def _report(self, finding: Finding) -> None:
@@ -326,14 +329,7 @@ class _Recovery:
             drop_partials(files, directory)
         if replay.cut is not None:
             self._keep_tail(replay.cut)
-        for log in logs:
-            if log.was_read:
-                file = files.open(directories.wal, log.name)
-                try:
-                    files.sync(file)
-                finally:
-                    files.close(file)
-        files.sync_directory(directories.wal)
+        self._sync_logs(logs)
         self._previous_manifest(store)
         store.generation_floor = max(self._generations, default=0)
         store.wal = store.new_wal()
@@ -352,6 +348,18 @@ class _Recovery:
             self._report(Finding("recovery-not-rewritten", self._name, self._name, error.message))
         except DvecdbError as error:
             store.stop_writes(error)
+
+    def _sync_logs(self, logs: Sequence[LogFile]) -> None:
+        """Make what was replayed durable: a killed writer may not have synced it."""
+        files, directory = self._files, self._directories.wal
+        for log in logs:
+            if log.was_read:
+                file = files.open(directory, log.name)
+                try:
+                    files.sync(file)
+                finally:
+                    files.close(file)
+        files.sync_directory(directory)
 
     def _keep_tail(self, cut: Cut) -> None:
         with contextlib.suppress(FileExistsError):

@@ -48,7 +48,9 @@ class View:
         self.segments = tuple(segments)
         self.memtables = tuple(memtables)
         self.runs = tuple(runs)
-        self.row_segments = tuple(segment for segment in segments if segment.rows)
+        self.row_segments = tuple(
+            sorted((item for item in segments if item.rows), key=lambda item: item.first_row)
+        )
         self._starts = [segment.first_row for segment in self.row_segments]
         self._start_array = np.array(self._starts, dtype=np.int64)
         self._covered = sum(run.count for run in runs) == sum(s.rows for s in self.row_segments)

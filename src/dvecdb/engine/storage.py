@@ -20,11 +20,17 @@ def is_disk_full(error: OSError) -> bool:
     return error.errno in {errno.ENOSPC, errno.EDQUOT}
 
 
-def disk_full(what: str, error: OSError) -> DiskFullError:
+def is_no_space(error: OSError | DvecdbError) -> bool:
+    """Return whether an error, ours or the system's, says that there is no room."""
+    return isinstance(error, DiskFullError) or (isinstance(error, OSError) and is_disk_full(error))
+
+
+def disk_full(what: str, error: OSError | DvecdbError) -> DiskFullError:
     """Return the error for a write that was refused before anything was written."""
+    found = error.strerror if isinstance(error, OSError) else error.message
     return DiskFullError(
         Code.DISK_FULL,
-        f"{what}: no space left ({error.strerror}); nothing was written. "
+        f"{what}: no space left ({found}); nothing was written. "
         "Free space or delete rows or collections, then try again",
     )
 

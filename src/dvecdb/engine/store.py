@@ -184,7 +184,7 @@ class Store:
         """
         if self.stopped is None:
             return
-        if isinstance(self.stopped, (HandleError, InvalidRequestError)):
+        if isinstance(self.stopped, (HandleError, InvalidRequestError, DiskFullError)):
             raise self.stopped
         raise OutcomeUnknownError(
             Code.WRITES_STOPPED,
@@ -434,8 +434,8 @@ class Store:
                 self.stopped = HandleError(
                     Code.HANDLE_CLOSED, f"collection {self.name!r} is closed; open it again"
                 )
-            for segment in self.view.segments:
-                segment.close()
+            # Segments close themselves when the last snapshot that reads them has gone.
+            self.view = View(self.manifest, [], [Memtable(self.schema, 0, 1)], [])
             for directory in (
                 self.directories.manifests,
                 self.directories.wal,
