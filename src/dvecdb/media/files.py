@@ -1,7 +1,7 @@
 """Where bytes live: the one table of file calls that everything above goes through.
 
-`Files` is the interface, `OsFiles` the production implementation, `dvecdb.testing.faults` holds
-the doubles (a disk that forgets, a recorder, a disk that fails). Rules the interface enforces by
+`Files` is the interface, `OsFiles` the production implementation; `dvecdb.testing.disk`, `crash`
+and `faults` hold the doubles (a disk that records and forgets, one that fails, one that rots). Rules the interface enforces by
 not offering anything else:
 
 * Directories are handles. Names are single components relative to a handle, never paths, so an
@@ -52,7 +52,10 @@ class Files(Protocol):
     """The file calls of dvecdb. Every method may raise `OSError`."""
 
     def open_root(self, path: str, *, create: bool) -> Dir:
-        """Open the directory at `path`; with `create`, make it and its parents durable first."""
+        """Open the directory at `path`; with `create`, make it and its parents durable first.
+
+        The parents are synced also where they exist: a killed process may have made them.
+        """
 
     def open_directory(self, parent: Dir, name: str) -> Dir:
         """Open an existing directory."""
@@ -135,16 +138,25 @@ class OsFiles:
 
     def open_root(self, path: str, *, create: bool) -> Dir:
         """Open the directory at `path`."""
-        if create and not os.path.isdir(path):
-            parent, name = os.path.split(os.path.abspath(path))
-            above = self.open_root(parent, create=True)
-            try:
-                with contextlib.suppress(FileExistsError):
-                    self.make_directory(above, name)
-                self.sync_directory(above)
-            finally:
-                self.close_directory(above)
+        parent, name = os.path.split(os.path.abspath(path))
+        if create and name:
+            self._make_durable(parent, name, path)
         return Dir(os.open(path, os.O_RDONLY | os.O_DIRECTORY))
+
+    def _make_durable(self, parent: str, name: str, path: str) -> None:
+        """Make sure that `name` in `parent` is there and durable, whoever made it."""
+        try:
+            above = self.open_root(parent, create=True)
+        except PermissionError:
+            if os.path.isdir(path):
+                return  # below a directory that is not ours to read, so we did not make it either
+            raise
+        try:
+            with contextlib.suppress(FileExistsError):
+                self.make_directory(above, name)
+            self.sync_directory(above)
+        finally:
+            self.close_directory(above)
 
     def open_directory(self, parent: Dir, name: str) -> Dir:
         """Open an existing directory."""
@@ -186,6 +198,8 @@ class OsFiles:
 
     def write_at(self, file: File, buffers: Sequence[Buffer], offset: int) -> None:
         """Write all of `buffers` from `offset`."""
+        if offset < 0:  # which the system takes for the file's position
+            raise OSError(errno.EINVAL, "negative offset")
         pending = [memoryview(buffer).cast("B") for buffer in buffers if len(buffer)]
         while pending:
             group = pending[:_WRITE_VECTOR_COUNT_MAX]
@@ -239,6 +253,8 @@ class OsFiles:
         """Return a read-only view of the first `size_bytes`."""
         if size_bytes == 0:
             return memoryview(b"")
+        if not 0 < size_bytes <= os.fstat(file).st_size:
+            raise OSError(errno.EINVAL, "map beyond the end of the file")
         return memoryview(mmap.mmap(file, size_bytes, prot=mmap.PROT_READ))
 
     def rename(self, source: Dir, source_name: str, target: Dir, target_name: str) -> None:

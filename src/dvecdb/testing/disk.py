@@ -181,8 +181,8 @@ class MemoryDisk:
     def open_root(self, path: str, *, create: bool) -> Dir:
         """Open the directory at `path`, which is absolute or counts from the top."""
         with self._lock:
-            if create and not self._is_directory(path):
-                above, _, name = path.strip("/").rpartition("/")
+            above, _, name = path.strip("/").rpartition("/")
+            if create and name:
                 parent = self.open_root(above, create=True)
                 try:
                     with contextlib.suppress(FileExistsError):
