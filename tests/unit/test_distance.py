@@ -117,7 +117,7 @@ def collections(draw: st.DrawFn) -> tuple[Array, Array, Metric, VectorType]:
     return stored(values, kind), query.astype(np.float32), metric, kind
 
 
-@settings(deadline=None, max_examples=400)
+@settings(deadline=None, max_examples=200)
 @given(collections(), st.data())
 def test_equals_the_oracle_bit_for_bit_however_rows_are_cut(case: Any, data: st.DataObject) -> None:
     rows, query, metric, kind = case
@@ -202,6 +202,39 @@ def test_a_flood_of_ties_is_answered_by_the_lowest_rows_within_bounded_memory(
         assert nearest._pending_bytes <= 4096 + 100 * rows.strides[0]
         assert nearest._found_count <= 160
     assert nearest.result()[0].tolist() == [0, 1, 2, 3, 4]
+
+
+@all_kinds
+def test_the_lowest_rows_win_ties_even_if_they_come_last(
+    metric: Metric, kind: VectorType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(distance, "PENDING_BYTES", 4096)
+    monkeypatch.setattr(distance, "PENDING_BYTES_MAX", 4096)
+    monkeypatch.setattr(distance, "FOUND_SPARE", 50)
+    rows = np.tile(stored(np.array([[3.0, -2.0, 1.0, 5.5]]), kind), (2000, 1))
+    nearest = TopK(np.ones(4, np.float32), metric, kind, 5)
+    for start in range(1900, -1, -100):
+        nearest.offer(rows[start : start + 100], start)
+    assert nearest.result()[0].tolist() == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("metric", [Metric.EUCLIDEAN, Metric.MANHATTAN])
+def test_sums_at_the_edge_of_float32_lose_nothing(metric: Metric) -> None:
+    """The same terms in another order: some sums overflow in float32 and some do not."""
+    rng = np.random.default_rng(12)
+    largest = float(np.finfo(np.float32).max)
+    for _ in range(4):
+        terms = rng.uniform(0.5, 1.5, 300)
+        if metric is Metric.EUCLIDEAN:
+            terms *= np.sqrt(largest / (terms * terms).sum())
+        else:
+            terms *= largest / terms.sum()
+        values = np.stack([rng.permutation(terms) for _ in range(200)])
+        rows, query = values.astype(np.float32), np.zeros(300, np.float32)
+        found, distances = oracle(rows, query, metric, 200)
+        for limit in range(1, 200, 6):
+            expected = found[:limit], distances[:limit]
+            assert search(rows, query, metric, VectorType.FLOAT32, limit, [90]) == expected
 
 
 @all_kinds

@@ -76,6 +76,24 @@ def test_the_key_of_every_row_lies_within_its_bounds(
             assert (keys[left_out] > threshold).all()
 
 
+@pytest.mark.parametrize("metric", list(Metric))
+@pytest.mark.parametrize("exponent", [-45, -43, -38, -30, -24, -23, -22, -21, -19, -12])
+def test_bounds_hold_where_squares_and_products_underflow(metric: Metric, exponent: int) -> None:
+    rng = np.random.default_rng(-exponent)
+    for dimension in (1, 40, 1536):
+        with np.errstate(under="ignore"):
+            rows = (rng.uniform(-3, 3, (30, dimension)) * 10.0**exponent).astype(np.float32)
+            query = (rng.uniform(-3, 3, dimension) * 10.0**exponent).astype(np.float32)
+        if not query.any():
+            continue
+        kernel = make_kernel(query, metric, VectorType.FLOAT32)
+        keys = np.array([kernel.key(item) for item in exact_distances(rows, query, metric)])
+        bounds = kernel.bounds(rows, row_norms(rows), math.inf)
+        high = bounds.low * bounds.gain + bounds.width
+        assert (bounds.low <= keys).all()
+        assert (high >= keys * (1 - np.sign(keys) * 2.0**-48)).all()
+
+
 @pytest.mark.parametrize("dimension", [1, 3, 31, 32, 33, 63, 64, 65, 1536, 65_536])
 def test_int8_products_are_exact_even_at_the_extremes(dimension: int) -> None:
     rng = np.random.default_rng(dimension)
