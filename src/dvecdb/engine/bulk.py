@@ -13,14 +13,17 @@ from dvecdb.engine.segment_writer import ByteColumn, SegmentContent, remove_part
 from dvecdb.engine.storage import write_failed
 from dvecdb.engine.store import BulkSegment, Ticket
 from dvecdb.formats import names
-from dvecdb.formats.columns import encode_texts
+from dvecdb.formats.columns import block_rows, encode_texts
 from dvecdb.formats.lookup_file import hash_ids
 from dvecdb.formats.manifest_file import SegmentEntry
+from dvecdb.formats.segment_file import CHUNK_BYTES
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from dvecdb.engine.store import Store
     from dvecdb.engine.writes import Write
-    from dvecdb.records import Commit
+    from dvecdb.records import Commit, Schema
 
 
 def commit_bulk(store: Store, write: Write) -> Commit:
@@ -41,8 +44,18 @@ def commit_bulk(store: Store, write: Write) -> Commit:
     return ticket.commit
 
 
+def _buffers(write: Write, schema: Schema) -> Iterator[memoryview]:
+    """Yield the stored bytes of a write's vectors, in pieces of whole blocks."""
+    if write.source is None:
+        assert write.vectors is not None
+        yield write.vectors.data
+        return
+    rows = block_rows(schema.vector_bytes)
+    for piece in write.source.pieces(max(1, CHUNK_BYTES // (rows * schema.vector_bytes)) * rows):
+        yield piece.data
+
+
 def _prepare(store: Store, write: Write) -> BulkSegment:
-    assert write.vectors is not None
     environment, parent = store.environment, store.directories.segments
     collection = UUID(store.manifest.collection_uuid)
     lineage = UUID(store.manifest.lineage)
@@ -56,7 +69,7 @@ def _prepare(store: Store, write: Write) -> BulkSegment:
     )
     content = SegmentContent(
         rows=count,
-        vectors=[write.vectors.data],
+        vectors=_buffers(write, store.schema),
         ids=ByteColumn(lengths, [joined]),
         metadata=ByteColumn(sizes, [b"".join(metadata)]),
         first_lsn=0,

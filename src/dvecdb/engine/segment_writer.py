@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from dvecdb.records import Schema
 
 _PIECE_BYTES: Final = sf.CHUNK_BYTES
+_SYNC_BYTES: Final = 64 * 1024 * 1024
 
 
 @dataclass(slots=True)
@@ -128,27 +129,50 @@ class _VectorsWriter:
         self._block_bytes = block_rows(schema.vector_bytes) * schema.vector_bytes
         self.block_checksums: list[int] = []
         self.digests: list[bytes] = []
+        self._pools: list[ThreadPoolExecutor] = []
+        self._summing: Future[None] | None = None
+        self._syncing: Future[None] | None = None
+        self._synced_to = 0
 
     def write(self, files: Files, directory: Dir, vectors: Iterable[Buffer]) -> int:
         file = files.create(directory, sf.VECTORS_NAME)
         total = 0
         try:
-            with ThreadPoolExecutor(1, thread_name_prefix="dvecdb-checksum") as pool:
-                pending: Future[None] | None = None
-                for piece in _pieces(vectors, _PIECE_BYTES, self._block_bytes):
-                    if pending is not None:
-                        pending.result()
-                    pending = pool.submit(self._sum, piece)
-                    files.write_at(file, [piece], total)
-                    total += len(piece)
-                if pending is not None:
-                    pending.result()
+            for piece in _pieces(vectors, _PIECE_BYTES, self._block_bytes):
+                if total == 0 and len(piece) < _PIECE_BYTES // 2:
+                    self._sum(piece)  # small: a second thread costs more than it gives
+                    files.write_at(file, [piece], 0)
+                else:
+                    self._write_piece(files, file, piece, total)
+                total += len(piece)
+            self._settle()
             if total:
                 files.sync(file)
             files.seal(file)
         finally:
+            for pool in self._pools:
+                pool.shutdown()
             close_quietly(files, file)
         return total
+
+    def _write_piece(self, files: Files, file: File, piece: memoryview, offset: int) -> None:
+        """Write a piece while its checksums are computed, and what came before is synced."""
+        if not self._pools:
+            self._pools = [ThreadPoolExecutor(1, f"dvecdb-{work}") for work in ("sum", "sync")]
+        if self._summing is not None:
+            self._summing.result()
+        self._summing = self._pools[0].submit(self._sum, piece)
+        files.write_at(file, [piece], offset)
+        if offset + len(piece) >= self._synced_to + _SYNC_BYTES:
+            if self._syncing is not None:
+                self._syncing.result()
+            self._syncing = self._pools[1].submit(files.sync, file)
+            self._synced_to = offset + len(piece)
+
+    def _settle(self) -> None:
+        for work in (self._summing, self._syncing):
+            if work is not None:
+                work.result()
 
     def _sum(self, piece: memoryview) -> None:
         tag, size = self._tag, self._block_bytes

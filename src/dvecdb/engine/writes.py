@@ -16,7 +16,7 @@ import numpy as np
 
 from dvecdb.errors import Code, InvalidRequestError
 from dvecdb.records import canonical_ids
-from dvecdb.search.vectors import check_vectors
+from dvecdb.search.vectors import VectorSource
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -52,14 +52,16 @@ class Update:
 class Write:
     """A checked write.
 
-    vectors: stored type [len(ids), dimension], owned; ids: distinct, one per row; answer_ids: what
-    the commit returns; metadata: JSON bytes by row, b"" for none, or None.
+    vectors: stored type [len(ids), dimension], owned, or None if `source` has them still to be
+    converted; ids: distinct, one per row; answer_ids: what the commit returns; metadata: JSON
+    bytes by row, b"" for none, or None.
     """
 
     operation: str
     ids: list[str] = field(default_factory=list)
     answer_ids: list[str] = field(default_factory=list)
     vectors: npt.NDArray[np.generic] | None = None
+    source: VectorSource | None = None
     metadata: list[bytes] | None = None
     mode: Mode = "upsert"
     deletes: list[str] = field(default_factory=list)
@@ -75,7 +77,8 @@ class Write:
     def size_bytes(self) -> int:
         """Bytes of vectors and metadata."""
         metadata = sum(map(len, self.metadata)) if self.metadata else 0
-        return (self.vectors.nbytes if self.vectors is not None else 0) + metadata
+        vectors = self.vectors.nbytes if self.vectors is not None else 0
+        return vectors + (self.source.stored_bytes if self.source is not None else 0) + metadata
 
     @property
     def touched_ids(self) -> list[str]:
@@ -159,8 +162,8 @@ class WriteChecker:
         metadata: Sequence[Metadata | None] | None,
         key: str | None,
     ) -> None:
-        array = check_vectors(vectors, self._schema)
-        count = len(array)
+        source = VectorSource(vectors, self._schema)
+        count = len(source)
         if ids is None:
             write.ids = self._make_ids(count, key)
         else:
@@ -169,9 +172,13 @@ class WriteChecker:
             raise _invalid(f"{len(write.ids)} ids for {count} vectors; pass one id per vector")
         if metadata is not None:
             write.metadata = self._check_metadata(metadata, count)
-        write.vectors = array
         write.answer_ids = write.ids
-        if len(set(write.ids)) != count:
+        is_distinct = len(set(write.ids)) == count
+        if is_distinct and key is None and source.stored_bytes >= self._settings.bulk_bytes:
+            write.source = source  # converted piece by piece while the segment is written
+        else:
+            write.vectors = source.convert()
+        if not is_distinct:
             _settle_duplicates(write)
 
     def _make_ids(self, count: int, key: str | None) -> list[str]:

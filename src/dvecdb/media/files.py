@@ -1,7 +1,8 @@
 """Where bytes live: the one table of file calls that everything above goes through.
 
 `Files` is the interface, `OsFiles` the production implementation; `dvecdb.testing.disk`, `crash`
-and `faults` hold the doubles (a disk that records and forgets, one that fails, one that rots). Rules the interface enforces by
+and `faults` hold the doubles: a disk that records and forgets, one that fails, one that rots.
+Rules the interface enforces by
 not offering anything else:
 
 * Directories are handles. Names are single components relative to a handle, never paths, so an

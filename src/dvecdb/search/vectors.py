@@ -23,6 +23,8 @@ from dvecdb.errors import Code, InvalidRequestError
 from dvecdb.records import VectorType
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     import numpy.typing as npt
 
     from dvecdb.records import Schema
@@ -37,6 +39,66 @@ _LIMITS: Final = {
 _HALF_EXPONENT: Final = np.uint16(0x7C00)
 
 
+class VectorSource:
+    """The user's vectors: their shape is checked at once, their values when they are converted."""
+
+    __slots__ = ("_schema", "_source")
+
+    def __init__(self, vectors: object, schema: Schema) -> None:
+        """Take [n, dimension] numbers.
+
+        Raises:
+            InvalidRequestError: `wrong-dimension`, names the item; `invalid-argument`.
+        """
+        self._schema = schema
+        self._source = _as_numbers(vectors, schema.dimension, single=False)
+
+    def __len__(self) -> int:
+        """Return the number of vectors."""
+        return len(self._source)
+
+    @property
+    def stored_bytes(self) -> int:
+        """Size of all vectors as stored."""
+        return len(self._source) * self._schema.vector_bytes
+
+    def convert(self) -> npt.NDArray[Any]:
+        """Return the vectors as stored: schema.vector_type [n, dimension], C order, a copy.
+
+        Raises:
+            InvalidRequestError: `not-finite` or `vector-out-of-range`, names item and position.
+        """
+        rows = np.empty(self._source.shape, self._schema.vector_type.dtype)
+        self._convert_into(rows, 0)
+        return rows
+
+    def pieces(self, rows_per_piece: int) -> Iterator[npt.NDArray[Any]]:
+        """Yield the vectors as stored, `rows_per_piece` at a time, for a reader of bounded memory.
+
+        A piece may be overwritten once the one after the next is asked for.
+
+        Raises:
+            InvalidRequestError: as `convert`, at the piece that holds the value.
+        """
+        count = min(rows_per_piece, len(self._source))
+        buffers = [
+            np.empty((count, self._schema.dimension), self._schema.vector_type.dtype)
+            for _ in range(2)
+        ]
+        for number, start in enumerate(range(0, len(self._source), max(1, count))):
+            piece = buffers[number % 2][: len(self._source) - start]
+            self._convert_into(piece, start)
+            yield piece
+
+    def _convert_into(self, rows: npt.NDArray[Any], first: int) -> None:
+        kind, step = self._schema.vector_type, max(1, CHUNK_ELEMENTS // self._schema.dimension)
+        for start in range(0, len(rows), step):
+            target = rows[start : start + step]
+            part = self._source[first + start : first + start + len(target)]
+            if not _convert(part, target, kind):
+                _refuse_values(part, kind, first + start, "item {}, ")
+
+
 def check_vectors(vectors: object, schema: Schema) -> npt.NDArray[Any]:
     """Return `vectors` as stored: schema.vector_type [n, schema.dimension], C order, a copy.
 
@@ -44,15 +106,7 @@ def check_vectors(vectors: object, schema: Schema) -> npt.NDArray[Any]:
         InvalidRequestError: `wrong-dimension`, `not-finite` or `vector-out-of-range`, each naming
             the item; `invalid-argument`, not numbers.
     """
-    source = _as_numbers(vectors, schema.dimension, single=False)
-    count, dimension = source.shape
-    rows = np.empty((count, dimension), schema.vector_type.dtype)
-    step = max(1, CHUNK_ELEMENTS // dimension)
-    for start in range(0, count, step):
-        part = source[start : start + step]
-        if not _convert(part, rows[start : start + step], schema.vector_type):
-            _refuse_values(part, schema.vector_type, start, "item {}, ")
-    return rows
+    return VectorSource(vectors, schema).convert()
 
 
 def check_query(query: object, dimension: int) -> npt.NDArray[np.float32]:
