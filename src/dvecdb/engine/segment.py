@@ -278,6 +278,7 @@ class Segment:
             raw = self._files.map(self._vectors_file, whole * descriptor.vector_bytes)
         self.vectors = np.frombuffer(raw, dtype).reshape(whole, descriptor.dimension)
         self._norms = np.zeros(whole, dtype=np.float32)
+        self._norms_known = np.zeros(len(self._blocks), dtype=np.bool_)
         self._all_good = not len(self._blocks)
 
     def unreadable_vectors(self, start: int, end: int) -> npt.NDArray[np.int64]:
@@ -302,6 +303,12 @@ class Segment:
 
     def norms(self, start: int, end: int) -> npt.NDArray[np.float32]:
         """Return the L2 norms of rows verified before: float32[end - start]."""
+        first, last = start // self._block_rows, -(-end // self._block_rows)
+        if not self._norms_known[first:last].all():
+            low, high = first * self._block_rows, last * self._block_rows
+            with np.errstate(all="ignore"):  # damaged bytes may be any number; they are not served
+                self._norms[low:high] = row_norms(self.vectors[low:high])
+            self._norms_known[first:last] = True
         return self._norms[start:end]
 
     def _unreadable(
@@ -327,11 +334,6 @@ class Segment:
                 self._try_read(min(len(run) * size, total - start), start, vectors=True)
             )
             expected = self._blocks[run[0] : run[-1] + 1].tolist()
-            first, whole = run[0] * self._block_rows, len(data) // self.descriptor.vector_bytes
-            rows = np.frombuffer(data[: whole * self.descriptor.vector_bytes], self.vectors.dtype)
-            with np.errstate(all="ignore"):  # damaged bytes may be any number; they are not served
-                norms = row_norms(rows.reshape(whole, self.descriptor.dimension))
-            self._norms[first : first + whole] = norms
             for index, number in enumerate(run):
                 block = data[index * size : (index + 1) * size]
                 good = block_checksum(block, self.tag, number) == expected[index]

@@ -15,7 +15,7 @@ from dvecdb.engine.rows import damaged_rows, live_mask
 from dvecdb.engine.segment import Segment, UnreadableError
 from dvecdb.errors import Code, InvalidRequestError
 from dvecdb.records import LIMIT_MAX, Hit, Hits, Lsn, Page, Record, canonical_ids, check_whole
-from dvecdb.search.distance import TopK
+from dvecdb.search.distance import TopK, needs_norms
 from dvecdb.search.vectors import check_query
 
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ class Snapshot:
         self._view = view
         self._schema = schema
         self._row_limit = row_limit
+        self._needs_norms = needs_norms(schema.metric, schema.vector_type)
         self.lsn = Lsn(lsn)
 
     def __enter__(self) -> Self:
@@ -193,7 +194,8 @@ class Snapshot:
                 live = live[: max(end - start, 0)]
             if end > start:
                 first = segment.first_row + start
-                nearest.offer(segment.vectors[start:end], first, live, segment.norms(start, end))
+                norms = segment.norms(start, end) if self._needs_norms else None
+                nearest.offer(segment.vectors[start:end], first, live, norms)
 
     def _offer_chunk(self, nearest: TopK, chunk: Chunk, count: int, damaged: list[int]) -> None:
         live = live_mask(chunk.ends[:count], self.lsn)
@@ -202,7 +204,8 @@ class Snapshot:
             if chunk.first_row <= row < chunk.first_row + count and live[row - chunk.first_row]:
                 damaged.append(row)
                 live[row - chunk.first_row] = False
-        nearest.offer(chunk.vectors[:count], chunk.first_row, live, chunk.norms(count))
+        norms = chunk.norms(count) if self._needs_norms else None
+        nearest.offer(chunk.vectors[:count], chunk.first_row, live, norms)
 
     def _name_rows(self, rows: Sequence[int]) -> list[str]:
         """Return the ids of damaged rows; a row whose id is damaged too is named by number."""

@@ -2,8 +2,7 @@
 
 `Files` is the interface, `OsFiles` the production implementation; `dvecdb.testing.disk`, `crash`
 and `faults` hold the doubles: a disk that records and forgets, one that fails, one that rots.
-Rules the interface enforces by
-not offering anything else:
+Rules the interface enforces by not offering anything else:
 
 * Directories are handles. Names are single components relative to a handle, never paths, so an
   open collection keeps working on its own directory whatever happens to names above it.
