@@ -160,11 +160,12 @@ class Memtable:
         chunk, count = self.chunks[-1], end - start
         if not adopt:
             chunk.vectors[chunk.used : chunk.used + count] = vectors[start:end]
-        chunk.ids += ids[start:end]
+        own_ids = ids if count == len(ids) else ids[start:end]
+        chunk.ids += own_ids
         chunk.metadata += metadata[start:end] if metadata else [b""] * count
         row = self.row_end
         latest = self.latest
-        for text in ids[start:end]:
+        for text in own_ids:
             before = latest.get(text)
             if before is not None:
                 self.earlier[row] = before

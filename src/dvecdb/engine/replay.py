@@ -105,6 +105,16 @@ def newest_manifest(logs: Sequence[LogFile]) -> DecodedManifest | None:
     return best
 
 
+def _was_synced(record: Found, durable: int) -> bool:
+    """Return whether `record` is known to have been synced whole, so that a bad copy is damage.
+
+    Other kinds than batches are not: they carry the LSN of the batch before them, and are
+    synced with the one after.
+    """
+    lsn = int(record.head.lsn)
+    return lsn < durable or (lsn == durable and record.head.kind is Kind.BATCH)
+
+
 @dataclass(slots=True)
 class Replay:
     """Iterate over (lsn, batch, record hash, hlc) of every batch after the manifest.
@@ -160,16 +170,16 @@ class Replay:
     ) -> Iterator[tuple[int, Batch, int, int]]:
         found_all = log.scan
         where = f"wal/{log.name}"
-        if found_all.header is None:
-            self._note(
-                "wal-header-damaged", where, f"{where}: file header damaged; nothing is lost"
-            )
         durable = max(
             self.manifest.flushed_lsn,
             0 if last else void_from - 1,
             max((int(record.head.durable_lsn) for record in found_all.records), default=0),
             log.first_lsn - 1,
         )
+        if found_all.header is None and durable >= log.first_lsn:
+            self._note(
+                "wal-header-damaged", where, f"{where}: file header damaged; nothing is lost"
+            )
         self._check_header(log, found_all, where)
         previous: Found | None = None
         for record in found_all.records:
@@ -192,7 +202,8 @@ class Replay:
                     )
                 self._cut(log, record.offset, record, durable)
                 return
-            self._note_repairs(record, where)
+            if _was_synced(record, durable):
+                self._note_repairs(record, where)
             if record.head.kind is Kind.BATCH and record.head.lsn >= self._expected:
                 self._expected, self.last_hash = record.head.lsn + 1, record.hash
             previous = record
@@ -260,6 +271,9 @@ class Replay:
         end = previous.end if previous is not None else FILE_HEADER_SIZE
         for start, stop in log.scan.gaps:
             if start < end:
+                before = (int(r.head.lsn) for r in log.scan.records if r.offset < start)
+                if max(before, default=log.first_lsn - 1) >= durable:
+                    continue  # torn by the crash: nothing after it is known to be synced
                 where = f"wal/{log.name} bytes {start} .. {stop}"
                 self._note("wal-bytes-damaged", where, f"{where}: damaged; no commit is lost by it")
             elif last:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from dvecdb.records import Schema
 
 _SHOWN_IDS = 10
+_NO_ROWS = np.zeros(0, dtype=np.uint64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +64,7 @@ def resolve(write: Write, state: State, schema: Schema, metadata_bytes_max: int)
     """
     replay = _replay(write, state)
     if replay is not None:
-        return Resolved(None, [], None, np.zeros(0, np.uint64), [], 0, answer=replay)
+        return Resolved(None, [], None, _NO_ROWS, [], 0, answer=replay)
     _check_expected(write, state)
     touched = write.touched_ids
     rows = state.view.find(touched, state.lsn, state.row_limit) if touched else []
@@ -75,7 +76,7 @@ def resolve(write: Write, state: State, schema: Schema, metadata_bytes_max: int)
         vectors=write.vectors,
         ids=write.ids,
         metadata=write.metadata,
-        ends=np.array(sorted(row for row in rows if row >= 0), dtype=np.uint64),
+        ends=_sorted_rows(rows),
         documents=write.documents,
         count=len(write.ids),
     )
@@ -92,6 +93,12 @@ def resolve(write: Write, state: State, schema: Schema, metadata_bytes_max: int)
         )
         resolved.documents = [*write.documents, (IDEMPOTENCY_NAMESPACE, write.key, receipt)]
     return resolved
+
+
+def _sorted_rows(rows: list[int]) -> npt.NDArray[np.uint64]:
+    """Return the rows that exist, rising."""
+    existing = [row for row in rows if row >= 0]
+    return np.array(sorted(existing), dtype=np.uint64) if existing else _NO_ROWS
 
 
 def _replay(write: Write, state: State) -> Commit | None:

@@ -72,13 +72,7 @@ class Write:
     key: str | None = None
     digest: str | None = None
     note: bytes = b"{}"
-
-    @property
-    def size_bytes(self) -> int:
-        """Bytes of vectors and metadata."""
-        metadata = sum(map(len, self.metadata)) if self.metadata else 0
-        vectors = self.vectors.nbytes if self.vectors is not None else 0
-        return vectors + (self.source.stored_bytes if self.source is not None else 0) + metadata
+    size_bytes: int = 0  # of vectors and metadata
 
     @property
     def touched_ids(self) -> list[str]:
@@ -137,6 +131,7 @@ class WriteChecker:
         if write.deletes or write.updates:
             _refuse_overlap(write)
         write.documents = _check_documents(documents or {})
+        write.size_bytes = _size_of(write)
         write.expect = [
             (*_check_document_name(name), value) for name, value in (options.expect or {}).items()
         ]
@@ -211,6 +206,12 @@ class WriteChecker:
         if update.mode not in {"merge", "replace"}:
             raise _invalid(f"unknown update mode {update.mode!r}; expected merge or replace")
         return Update(record_id, update.metadata, update.mode)
+
+
+def _size_of(write: Write) -> int:
+    metadata = sum(map(len, write.metadata)) if write.metadata else 0
+    vectors = write.vectors.nbytes if write.vectors is not None else 0
+    return vectors + (write.source.stored_bytes if write.source is not None else 0) + metadata
 
 
 def encode_metadata(value: object, item: int, size_max: int) -> bytes:

@@ -41,6 +41,8 @@ def block_rows(vector_bytes: int) -> int:
 def encode_texts(texts: Sequence[str]) -> tuple[npt.NDArray[np.uint32], bytes]:
     """Return lengths in bytes (uint32[n]) and the joined UTF-8 of `texts`."""
     joined = "".join(texts).encode()
+    if len(texts) == 1:  # the commonest batch
+        return np.array([len(joined)], dtype=np.uint32), joined
     lengths = np.fromiter(map(len, texts), dtype=np.uint32, count=len(texts))
     if int(lengths.sum(dtype=np.uint64)) != len(joined):  # not ASCII only
         sizes = (len(text.encode()) for text in texts)

@@ -99,13 +99,11 @@ def check_format(what: str, version: int, required_features: int) -> None:
 
 def encode_sections(sections: Mapping[int, Buffer]) -> bytes:
     """Return the bytes of `sections`, a mapping from tag to payload."""
+    entry = _SECTIONS_ENTRY.pack
     parts: list[Buffer] = [_SECTIONS_HEAD.pack(len(sections), 0)]
-    for tag, payload in sections.items():
-        parts.append(_SECTIONS_ENTRY.pack(tag, 0, 0, len(payload)))
+    parts += [entry(tag, 0, 0, len(payload)) for tag, payload in sections.items()]
     for payload in sections.values():
-        parts.append(payload)
-        if len(payload) & 7:
-            parts.append(_PADDING[len(payload) & 7])
+        parts += (payload, _PADDING[len(payload) & 7])
     return b"".join(parts)
 
 
