@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from dvecdb.formats.wal_record import FileHeader, Found, Scan
 
 _MANIFEST: Final = 1  # section of a manifest record
-_MANIFEST_FIELDS: Final = (
+_MANIFEST_FIELDS: Final[tuple[str, ...]] = (
     "digest", "digest_found", "digest_stated", "refused", "text", "generation", "reason",
     "schema", "flushed_lsn", "row_end", "horizon_lsn", "unknown_fields",
 )  # fmt: skip
@@ -124,7 +124,7 @@ def _manifest(control: memoryview) -> Described:
         copy = describe_json(decode_sections(control)[_MANIFEST])
     except (FormatError, KeyError) as error:
         return {"damaged": repr(error)}
-    described = {key: copy[key] for key in _MANIFEST_FIELDS if key in copy}
+    described: Described = {key: copy[key] for key in _MANIFEST_FIELDS if key in copy}
     if isinstance(segments := copy.get("segments"), list):
         described["segments"] = len(segments)
     return described
