@@ -12,6 +12,7 @@ from dvecdb.engine.bulk import commit_bulk
 from dvecdb.engine.group import GroupCommit
 from dvecdb.engine.maintenance import maintain, needs_freeze
 from dvecdb.engine.snapshot import Snapshot
+from dvecdb.engine.verify import verify_store
 from dvecdb.engine.writes import Options, Update, WriteChecker
 from dvecdb.errors import Code, DiskFullError, HandleError, InvalidRequestError
 from dvecdb.records import CollectionStats, Epoch, Finding, Lsn, VerifyReport
@@ -369,12 +370,9 @@ class Collection:
         return self._store.environment.findings.all(self._store.name)
 
     def verify(self) -> VerifyReport:
-        """Read and check every stored byte of the segments; damage becomes findings."""
+        """Read and check every stored byte that counts; damage becomes findings."""
         self._enter()
-        blocks = size = 0
-        for segment in self._store.view.segments:
-            found = segment.verify()
-            blocks, size = blocks + found[0], size + found[1]
+        blocks, size = verify_store(self._store)
         findings = self.findings()
         return VerifyReport(self.name, not findings, blocks, size, findings)
 
@@ -385,8 +383,8 @@ class Collection:
         maintain(self._store, force_flush=True)
         self._store.check_writable()
 
-    def leave(self, error: HandleError) -> None:
-        """Make every further call on this handle raise `error`."""
+    def leave(self, error: HandleError | None) -> None:
+        """Make every further call on this handle raise `error`; None takes that back."""
         self._gone = error
 
     def _enter(self) -> None:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final, Self
 from dvecdb.clock import SystemClock
 from dvecdb.engine.collection import Collection
 from dvecdb.engine.findings import Findings
-from dvecdb.engine.lifecycle import build_collection, move_to_trash
+from dvecdb.engine.lifecycle import build_collection, deleted, move_to_trash
 from dvecdb.engine.lock import WriterLock, highest_epoch, look_at_lock
 from dvecdb.engine.maintenance import Worker, maintain
 from dvecdb.engine.reclaim import drop_ballast, drop_partials, drop_uncommitted_deletion
@@ -177,6 +177,7 @@ class Database:
                 with contextlib.suppress(FileExistsError):
                     files.make_directory(root, name)
             files.sync_directory(root)
+            self._sync_names()
             self._keep_ballast()
         try:
             self._directory = files.open_directory(root, names.COLLECTIONS)
@@ -194,6 +195,15 @@ class Database:
         for name in files.list_names(self._directory):
             if NAME_PATTERN.fullmatch(name):
                 self._open_collection(name)
+
+    def _sync_names(self) -> None:
+        """Make what collections exist durable: a killed process may not have got that far."""
+        for name in (names.COLLECTIONS, names.TRASH):
+            directory = self._files.open_directory(self._root, name)
+            try:
+                self._files.sync_directory(directory)
+            finally:
+                self._files.close_directory(directory)
 
     def _open_collection(self, name: str) -> None:
         attempts = _READ_ONLY_ATTEMPTS if self.read_only else 1
@@ -380,19 +390,28 @@ class Database:
         with self._lock:
             collection = self.collection(name)
             store = self._stores[name]
-            collection.leave(
-                HandleError(
-                    Code.COLLECTION_DELETED, f"collection {name!r} was deleted; it is in the trash"
-                )
-            )
+            collection.leave(deleted(name))
             try:
                 move_to_trash(store, self._root, self._directory, actor, reason)
             except OSError as error:
-                self._collections[name] = self._wrap(store)
+                if self._is_there(name):
+                    collection.leave(None)
+                else:
+                    self._forget(name)
                 raise write_failed(f"deleting collection {name!r}", error) from error
-            del self._stores[name], self._collections[name]
-            store.close(seal=True)
-            self._findings.forget(name)
+            self._forget(name)
+
+    def _is_there(self, name: str) -> bool:
+        try:
+            return self._files.stat(self._directory, name) is not None
+        except OSError:
+            return True
+
+    def _forget(self, name: str) -> None:
+        """Let go of a collection that left this directory."""
+        del self._collections[name]
+        self._stores.pop(name).close(seal=False)
+        self._findings.forget(name)
 
     def findings(self) -> list[Finding]:
         """Return everything damaged or doubtful in this data directory."""

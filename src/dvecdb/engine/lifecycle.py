@@ -15,6 +15,7 @@ from dvecdb.engine.manifest import schema_entry
 from dvecdb.engine.reclaim import drop_ballast, drop_uncommitted_deletion, remove_tree
 from dvecdb.engine.recovery import Access, open_store
 from dvecdb.engine.storage import is_disk_full, write_file
+from dvecdb.errors import Code, HandleError
 from dvecdb.formats import names
 from dvecdb.formats.manifest_file import CollectionFile, DeletionFile, Manifest, seal_json
 
@@ -100,19 +101,35 @@ def move_to_trash(
     """
     with store.maintenance_lock, store.commit_lock:
         _write_deletion(store, root, actor, reason)
-        files, moment = store.environment.files, store.environment.clock.wall_ns()
+        before, store.stopped = store.stopped, deleted(store.name)  # nothing is acknowledged now
+        files = store.environment.files
         trash = files.open_directory(root, names.TRASH)
         try:
-            while True:
-                try:
-                    files.rename(collections, store.name, trash, f"{store.name}_{stamp(moment)}")
-                    break
-                except FileExistsError:
-                    moment += _SECOND_NS  # the next free second
-            files.sync_directory(trash)
-            files.sync_directory(collections)
+            _rename_into(trash, store, collections)
+        except OSError:
+            store.stopped = before
+            raise
         finally:
             files.close_directory(trash)
+
+
+def _rename_into(trash: Dir, store: Store, collections: Dir) -> None:
+    files, moment = store.environment.files, store.environment.clock.wall_ns()
+    while True:
+        try:
+            files.rename(collections, store.name, trash, f"{store.name}_{stamp(moment)}")
+            break
+        except FileExistsError:
+            moment += _SECOND_NS  # the next free second
+    files.sync_directory(trash)
+    files.sync_directory(collections)
+
+
+def deleted(name: str) -> HandleError:
+    """Return the error of a handle whose collection was deleted."""
+    return HandleError(
+        Code.COLLECTION_DELETED, f"collection {name!r} was deleted; it is in the trash", name=name
+    )
 
 
 def _write_deletion(store: Store, root: Dir, actor: str | None, reason: str | None) -> None:
