@@ -1,5 +1,6 @@
 """Programs that are run, stopped and killed for real, and what the machine offers for it."""
 
+import json
 import os
 import shutil
 import signal
@@ -35,6 +36,13 @@ class Programs:
         """Run a program to its end and return its exit code."""
         return self.start(name, *arguments, **options).wait(timeout)
 
+    def console(self, directory, **options):
+        """Start a process that does what it is told."""
+        process = self.start(
+            "console.py", directory, stdin=subprocess.PIPE, stdout=subprocess.PIPE, **options
+        )
+        return Console(process)
+
     @property
     def said(self):
         """The output so far."""
@@ -50,6 +58,55 @@ class Programs:
             for stream in (process.stdin, process.stdout):
                 if stream is not None:
                     stream.close()
+
+
+class Console:
+    """The other end of programs/console.py."""
+
+    def __init__(self, process):
+        self._process = process
+        self.pid = process.pid
+
+    def send(self, do, **arguments):
+        """Ask for something without waiting."""
+        self._process.stdin.write(json.dumps({"do": do, **arguments}).encode() + b"\n")
+        self._process.stdin.flush()
+
+    def receive(self):
+        """Return the next answer."""
+        line = self._process.stdout.readline()
+        assert line, "the console process ended"
+        return json.loads(line)
+
+    def ask(self, do, **arguments):
+        """Return the answer to a command."""
+        self.send(do, **arguments)
+        return self.receive()
+
+    def do(self, do, **arguments):
+        """Return the result of a command that must succeed."""
+        result = self.ask(do, **arguments)
+        assert "ok" in result, result
+        return result["ok"]
+
+    def fails(self, do, **arguments):
+        """Return the error code of a command that must fail."""
+        result = self.ask(do, **arguments)
+        assert "error" in result, (do, result)
+        return result["error"]
+
+    def signal(self, number):
+        """Send a signal."""
+        self._process.send_signal(number)
+        if number == signal.SIGKILL:
+            self._process.wait()
+        if number == signal.SIGSTOP:
+            os.waitpid(self.pid, os.WUNTRACED)
+
+    def end(self):
+        """End the process without closing the database."""
+        self._process.stdin.close()
+        self._process.wait(30)
 
 
 @pytest.fixture

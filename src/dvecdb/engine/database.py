@@ -46,9 +46,7 @@ from dvecdb.errors import (
 )
 from dvecdb.formats import names
 from dvecdb.formats.framing import FormatError
-from dvecdb.formats.manifest_file import (
-    decode_collection_file,
-)
+from dvecdb.formats.manifest_file import decode_collection_file
 from dvecdb.media.files import OsFiles
 from dvecdb.records import (
     DIMENSION_MAX,
@@ -393,6 +391,9 @@ class Database:
             collection.leave(deleted(name))
             try:
                 move_to_trash(store, self._root, self._directory, actor, reason)
+            except HandleError:
+                collection.leave(None)
+                raise
             except OSError as error:
                 if self._is_there(name):
                     collection.leave(None)

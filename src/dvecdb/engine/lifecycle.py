@@ -34,7 +34,9 @@ def build_collection(
 
     Raises:
         OSError: nothing is there under `name`, unless only the last sync failed.
+        HandleError: `fenced`.
     """
+    environment.check_right()
     files, partial = environment.files, names.PARTIAL + name
     remove_tree(files, parent, partial)
     files.make_directory(parent, partial)
@@ -44,6 +46,7 @@ def build_collection(
         created_ns = _write_first_files(schema, environment, directory, epoch)
         store = open_store(name, environment, directory, epoch, Access.NEW)
         store.created_ns = created_ns
+        environment.check_right()
         files.rename(parent, partial, parent, name)
         files.sync_directory(parent)
     except BaseException:
@@ -98,15 +101,18 @@ def move_to_trash(
 
     Raises:
         OSError: it is where it was, unless only the last syncs failed.
+        HandleError: `fenced`; it is where it was.
     """
     with store.maintenance_lock, store.commit_lock:
+        store.environment.check_right()
         _write_deletion(store, root, actor, reason)
         before, store.stopped = store.stopped, deleted(store.name)  # nothing is acknowledged now
         files = store.environment.files
         trash = files.open_directory(root, names.TRASH)
         try:
+            store.environment.check_right()
             _rename_into(trash, store, collections)
-        except OSError:
+        except (OSError, HandleError):
             store.stopped = before
             raise
         finally:

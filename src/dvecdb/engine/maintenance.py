@@ -41,6 +41,7 @@ def maintain(store: Store, *, force_flush: bool = False) -> None:
         if store.stopped is not None:
             return
         try:
+            store.environment.check_right()
             changed = _flush(store, force=force_flush)
             while compact(store):
                 changed = True

@@ -90,6 +90,7 @@ def install(
     Raises:
         DiskFullError: nothing was installed; try again with more space.
         OutcomeUnknownError: it may have been installed; writes must stop.
+        HandleError: `fenced`; nothing was installed.
     """
     old = store.manifest
     environment = store.environment
@@ -107,6 +108,7 @@ def install(
     data = seal_json(new, store.manifest_unknown)
     name = names.manifest_name(new.generation)
     files, directory = environment.files, store.directories.manifests
+    environment.check_right()
     try:
         write_file(files, directory, name, [data])
     except OSError as error:

@@ -4,6 +4,9 @@ Roots of a collection are its two newest manifests. A file goes when neither nam
 an older manifest that is going away named it, or nothing has named it for `orphan_age_hours`.
 A log file goes when the commits in it are flushed according to the *second* newest manifest, so a
 damaged newest manifest costs nothing.
+
+The right to write is checked between looking and deleting: what a process that slept through a
+takeover finds here may be another's, and it knows none of its manifests.
 """
 
 from __future__ import annotations
@@ -28,9 +31,13 @@ _NANOSECONDS_PER_HOUR = 3_600_000_000_000
 
 
 def reclaim(store: Store) -> None:
-    """Delete what the two newest manifests of `store` do not need. Raises `OSError`.
+    """Delete what the two newest manifests of `store` do not need.
 
     Deletions are not synced: a file that comes back after a power cut goes the next time.
+
+    Raises:
+        OSError: as the disk says.
+        HandleError: `fenced`.
     """
     newest, second = store.manifest, store.previous_manifest
     if second is None:
@@ -56,9 +63,11 @@ def _drop_manifest(store: Store, name: str, kept: set[str]) -> None:
         old = decode_manifest(read_file(files, directories.manifests, name)).manifest
         for entry in old.segments:
             if entry.directory not in kept:
+                store.environment.check_right()
                 remove_tree(files, directories.segments, entry.directory)
     except FormatError:
         pass  # damaged and superseded: what only it named goes as an orphan
+    store.environment.check_right()
     files.remove(directories.manifests, name)
 
 
@@ -72,6 +81,7 @@ def _drop_logs(store: Store, flushed_lsn: int) -> None:
     for (_, name), ((_, next_first), _) in pairwise(logs):
         if next_first - 1 > flushed_lsn:
             break
+        store.environment.check_right()
         files.remove(directory, name)
 
 
@@ -85,6 +95,7 @@ def _drop_orphans(store: Store, orphans: Sequence[str]) -> None:
         if found is None or names.parse_segment_name(name) is None:
             continue  # partial names may be in use; they go when the directory is opened
         if now - found.modified_ns >= hours * _NANOSECONDS_PER_HOUR:
+            store.environment.check_right()
             remove_tree(files, directory, name)
         else:
             where = f"segments/{name}"
@@ -99,6 +110,7 @@ def _drop_derived(store: Store) -> None:
     used = {run.name for run in store.view.runs}
     for name in files.list_names(directory):
         if names.parse_lookup_name(name) is not None and name not in used:
+            store.environment.check_right()
             files.remove(directory, name)
 
 

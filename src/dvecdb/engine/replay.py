@@ -105,6 +105,16 @@ def newest_manifest(logs: Sequence[LogFile]) -> DecodedManifest | None:
     return best
 
 
+def _synced(log: LogFile) -> int:
+    """Return the highest LSN that the log itself says was synced, by its own writer.
+
+    A later log says more, but not that nothing was torn: recovery takes a commit over of which
+    one copy of the control data is missing, and leaves it in the old log as it is.
+    """
+    known = [int(record.head.durable_lsn) for record in log.scan.records]
+    return max([*known, log.first_lsn - 1])
+
+
 def _was_synced(record: Found, durable: int) -> bool:
     """Return whether `record` is known to have been synced whole, so that a bad copy is damage.
 
@@ -152,6 +162,8 @@ class Replay:
             last = number + 1 == len(self.logs)
             void_from = _FOREVER if last else self.logs[number + 1].first_lsn
             if not last and void_from - 1 <= flushed:
+                if log.epoch < self.logs[number + 1].epoch:
+                    self._late(log, void_from)
                 continue
             if log.first_lsn > self._expected:
                 self._missing(log.name, self._expected, log.first_lsn - 1)
@@ -159,6 +171,14 @@ class Replay:
             if not last and self._expected < void_from:
                 self._missing(log.name, self._expected, void_from - 1)
             log.release()
+
+    def _late(self, log: LogFile, void_from: int) -> None:
+        """Name what a writer that had lost its right added to a log that is flushed already."""
+        for record in log.scan.records:
+            if record.head.kind is Kind.BATCH and record.head.lsn >= void_from:
+                self._void(record, f"wal/{log.name}")
+                break
+        log.release()
 
     def _missing(self, where: str, first: int, last: int) -> None:
         raise SetAsideError(
@@ -170,12 +190,7 @@ class Replay:
     ) -> Iterator[tuple[int, Batch, int, int]]:
         found_all = log.scan
         where = f"wal/{log.name}"
-        durable = max(
-            self.manifest.flushed_lsn,
-            0 if last else void_from - 1,
-            max((int(record.head.durable_lsn) for record in found_all.records), default=0),
-            log.first_lsn - 1,
-        )
+        durable = max(self.manifest.flushed_lsn, 0 if last else void_from - 1, _synced(log))
         if found_all.header is None and durable >= log.first_lsn:
             self._note(
                 "wal-header-damaged", where, f"{where}: file header damaged; nothing is lost"
@@ -202,7 +217,7 @@ class Replay:
                     )
                 self._cut(log, record.offset, record, durable)
                 return
-            if _was_synced(record, durable):
+            if _was_synced(record, _synced(log)):
                 self._note_repairs(record, where)
             if record.head.kind is Kind.BATCH and record.head.lsn >= self._expected:
                 self._expected, self.last_hash = record.head.lsn + 1, record.hash
@@ -272,7 +287,7 @@ class Replay:
         for start, stop in log.scan.gaps:
             if start < end:
                 before = (int(r.head.lsn) for r in log.scan.records if r.offset < start)
-                if max(before, default=log.first_lsn - 1) >= durable:
+                if max(before, default=log.first_lsn - 1) >= _synced(log):
                     continue  # torn by the crash: nothing after it is known to be synced
                 where = f"wal/{log.name} bytes {start} .. {stop}"
                 self._note("wal-bytes-damaged", where, f"{where}: damaged; no commit is lost by it")

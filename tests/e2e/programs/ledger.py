@@ -33,10 +33,11 @@ SETTINGS = {
     "ballast_bytes": 64 * 1024,
     "low_water_bytes": 0,
     "idle_marker_ms": 5,
+    "orphan_age_hours": 0,
 }
 
 
-class Wrong(Exception):
+class WrongError(Exception):
     """The data directory contradicts the ledger."""
 
 
@@ -160,7 +161,9 @@ def read_ledger(path):
         if kind == "acknowledged":
             name = tuple(event["name"])
             if ledger.lsns.setdefault(name, event["lsn"]) != event["lsn"]:
-                raise Wrong(f"{name} was acknowledged as {ledger.lsns[name]} and {event['lsn']}")
+                raise WrongError(
+                    f"{name} was acknowledged as {ledger.lsns[name]} and {event['lsn']}"
+                )
         elif kind == "begin":
             ledger.begun.append(event["round"])
         elif kind == "settled":
@@ -195,7 +198,7 @@ def replay(names):
         expected = None
         for name in sorted(name for name in names if name[1] == thread):
             if name != expected and name[2] != 0:
-                raise Wrong(f"{name} is there without the write before it")
+                raise WrongError(f"{name} is there without the write before it")
             model.apply(model.plan(name))
             expected = (name[0], thread, name[2] + 1)
     return model
@@ -207,21 +210,21 @@ def compare(collection, model, as_of=None):
     wanted = {i: value for rows in model.rows for i, value in rows.items()}
     if found.keys() != wanted.keys():
         missing, extra = wanted.keys() - found.keys(), found.keys() - wanted.keys()
-        raise Wrong(f"missing: {sorted(missing)[:5]}, never written: {sorted(extra)[:5]}")
+        raise WrongError(f"missing: {sorted(missing)[:5]}, never written: {sorted(extra)[:5]}")
     for record_id, (version, metadata) in wanted.items():
         check_record(found[record_id], record_id, version, metadata)
     if collection.documents.list("progress", as_of=as_of) != model.progress:
-        raise Wrong(f"documents differ: expected {model.progress}")
+        raise WrongError(f"documents differ: expected {model.progress}")
     if collection.count(as_of=as_of) != len(wanted):
-        raise Wrong(f"count {collection.count(as_of=as_of)}, expected {len(wanted)}")
+        raise WrongError(f"count {collection.count(as_of=as_of)}, expected {len(wanted)}")
 
 
 def check_record(record, record_id, version, metadata):
     """Compare one record bit for bit."""
     if record is None or record.vector.tobytes() != vector_of(record_id, version).tobytes():
-        raise Wrong(f"{record_id}: the vector is not that of version {version}")
+        raise WrongError(f"{record_id}: the vector is not that of version {version}")
     if record.metadata != metadata:
-        raise Wrong(f"{record_id}: metadata {record.metadata}, expected {metadata}")
+        raise WrongError(f"{record_id}: metadata {record.metadata}, expected {metadata}")
 
 
 def check(collection, ledger, *, complete=True):
@@ -233,11 +236,11 @@ def check(collection, ledger, *, complete=True):
     inside = committed(collection)
     for name, lsn in ledger.lsns.items():
         if inside.get(name) != lsn and (complete or name in inside):
-            raise Wrong(f"acknowledged write {name} at LSN {lsn} is at {inside.get(name)}")
+            raise WrongError(f"acknowledged write {name} at LSN {lsn} is at {inside.get(name)}")
     model = replay(inside)
     compare(collection, model)
     if len(set(inside.values())) != len(inside):
-        raise Wrong("two writes have one LSN")
+        raise WrongError("two writes have one LSN")
     return model
 
 
@@ -252,6 +255,6 @@ def check_history(collection, ledger, chance, count):
         for record_id, record in zip(ids, collection.get(ids, as_of=lsn), strict=True):
             value = step.effect[record_id]
             if value is None and record is not None:
-                raise Wrong(f"{record_id} is there as of LSN {lsn}, which deleted it")
+                raise WrongError(f"{record_id} is there as of LSN {lsn}, which deleted it")
             if value is not None:
                 check_record(record, record_id, *value)

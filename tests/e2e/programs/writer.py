@@ -41,9 +41,9 @@ def settle(collection, ledger, model, path):
         book.append(path, event="acknowledged", name=name, lsn=commit.lsn)
         if name in inside:
             if commit.lsn != inside[name]:
-                raise book.Wrong(f"{name} landed twice: {inside[name]} and {commit.lsn}")
+                raise book.WrongError(f"{name} landed twice: {inside[name]} and {commit.lsn}")
             if (collection.stats().rows, collection.stats().last_lsn) != (rows, lsn):
-                raise book.Wrong(f"{name} was repeated and changed something")
+                raise book.WrongError(f"{name} was repeated and changed something")
         else:
             model.apply(step)
     for turn in ledger.begun:
@@ -71,7 +71,7 @@ def check(database, ledger, path):
     try:
         collection = database.collection(book.COLLECTION)
     except DvecdbError as error:
-        raise book.Wrong(str(error)) from error
+        raise book.WrongError(str(error)) from error
     model = book.check(collection, ledger)
     settle(collection, ledger, model, path)
     book.compare(collection, model)
@@ -79,7 +79,7 @@ def check(database, ledger, path):
     book.check_history(collection, ledger, chance, 5)
     damage = [f for f in database.findings() if f.code not in EXPECTED_FINDINGS]
     if damage:
-        raise book.Wrong(f"findings: {damage}")
+        raise book.WrongError(f"findings: {damage}")
     return collection, model
 
 
@@ -124,12 +124,13 @@ def main():
             thread.join()
         stats = collection.stats()
     print(f"{stats}")
-    return 4 if book.read_ledger(path).refused else 0
+    refused = book.read_ledger(path).refused
+    return 4 if any(name[0] == arguments.round for name in refused) else 0
 
 
 if __name__ == "__main__":
     try:
         sys.exit(main())
-    except book.Wrong as wrong:
+    except book.WrongError as wrong:
         print(f"WRONG: {wrong}", file=sys.stderr)
         sys.exit(3)
