@@ -16,6 +16,17 @@ if TYPE_CHECKING:
     from dvecdb.media.files import Dir, Files
 
 
+class _Kept(msgspec.Struct, frozen=True):
+    """The finding in a description, as it is stored beside the bytes."""
+
+    code: str
+    where: str
+    message: str
+    collection: str | None = None
+    lost: str | None = None
+    details: dict[str, object] = {}  # msgspec copies it
+
+
 def quarantine_tail(files: Files, directory: Dir, cut: Cut) -> Finding:
     """Keep the cut end of a log and return the finding that names it. Durable on return.
 
@@ -48,7 +59,8 @@ def known_findings(files: Files, directory: Dir) -> list[Finding]:
             continue
         try:
             value, _ = open_json(read_file(files, directory, name))
-            findings.append(msgspec.convert(value, Finding))
+            kept = msgspec.convert(value, _Kept)
+            findings.append(Finding(**msgspec.structs.asdict(kept)))
         except (FormatError, OSError, msgspec.MsgspecError) as error:
             where = f"quarantine/{name}"
             findings.append(Finding("quarantine-damaged", None, where, f"{where}: {error}"))

@@ -330,6 +330,7 @@ class _Recovery:
         if replay.cut is not None:
             self._keep_tail(replay.cut)
         self._sync_logs(logs)
+        files.sync_directory(directories.manifests)  # a killed writer may not have come to it
         self._previous_manifest(store)
         store.generation_floor = max(self._generations, default=0)
         store.wal = store.new_wal()
