@@ -367,6 +367,7 @@ class Collection:
 
     def findings(self) -> list[Finding]:
         """Return what is damaged or doubtful in this collection."""
+        self._enter()
         return self._store.environment.findings.all(self._store.name)
 
     def verify(self) -> VerifyReport:

@@ -423,12 +423,12 @@ class Database:
 
     def close(self) -> None:
         """Flush what is much, seal the logs, give up the lock. Everything was durable before."""
+        if self._pid != os.getpid():
+            return  # the parent's; even its lock may be held by a thread that is not here
         with self._lock:
             if self._closed:
                 return
             self._closed = True
-            if self._pid != os.getpid():
-                return
             if self._worker is not None:
                 self._worker.stop()
             for store in self._stores.values():
