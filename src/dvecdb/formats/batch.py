@@ -126,14 +126,18 @@ def decode_batch(control: Buffer, data: memoryview, tag: int) -> Batch:
     Raises:
         FormatError: the control data contradicts itself.
     """
-    sections = decode_sections(control)
     try:
-        first_row, row_count, vector_bytes, metadata_bytes, wall_ns, _, _ = _FIXED.unpack(
-            sections[_BATCH]
-        )
-        note = bytes(sections[_NOTE])
-    except (KeyError, struct.error) as error:
+        return _decode(control, data, tag)
+    except (KeyError, ValueError, struct.error, msgspec.MsgspecError) as error:
         raise FormatError(f"batch: {error!r}") from error
+
+
+def _decode(control: Buffer, data: memoryview, tag: int) -> Batch:
+    sections = decode_sections(control)
+    first_row, row_count, vector_bytes, metadata_bytes, wall_ns, _, _ = _FIXED.unpack(
+        sections[_BATCH]
+    )
+    note = bytes(sections[_NOTE])
     ids: list[str] = []
     if _ID_SIZES in sections:
         ids = decode_texts(np.frombuffer(sections[_ID_SIZES], np.uint32), sections[_IDS])
@@ -186,7 +190,8 @@ def _mark_damage(
         first = number * rows
         batch.lost_vectors += range(first, min(first + rows, batch.row_count))
     for number in damaged_blocks(metadata, METADATA_BLOCK_BYTES, tag + 1, checksums[count:]):
-        assert offsets is not None
+        if offsets is None:
+            raise FormatError("batch: metadata without sizes")
         start, end = number * METADATA_BLOCK_BYTES, (number + 1) * METADATA_BLOCK_BYTES
         touched = (offsets[:-1] < end) & (offsets[1:] > start)
         batch.lost_metadata += np.flatnonzero(touched).tolist()

@@ -61,18 +61,20 @@ def decode_texts(lengths: npt.NDArray[np.uint32], joined: Buffer) -> list[str]:
     """Return the texts cut from UTF-8 `joined` by `lengths`.
 
     Raises:
-        FormatError: the lengths do not fit.
+        FormatError: the lengths do not fit, or it is no UTF-8.
     """
     total = int(lengths.sum(dtype=np.uint64))
     if total != len(joined):
         raise FormatError(f"texts of {total} bytes in {len(joined)} bytes")
-    text = str(joined, "utf-8")
-    if len(text) == total:  # ASCII: characters are bytes
-        bounds = offsets_of(lengths).tolist()
-        return [text[start:end] for start, end in pairwise(bounds)]
-    raw = bytes(joined)
     bounds = offsets_of(lengths).tolist()
-    return [raw[start:end].decode() for start, end in pairwise(bounds)]
+    try:
+        text = str(joined, "utf-8")
+        if len(text) == total:  # ASCII: characters are bytes
+            return [text[start:end] for start, end in pairwise(bounds)]
+        raw = bytes(joined)
+        return [raw[start:end].decode() for start, end in pairwise(bounds)]
+    except UnicodeDecodeError as error:
+        raise FormatError(f"texts: {error}") from error
 
 
 def encode_documents(documents: Sequence[DocumentEntry]) -> bytes:
@@ -119,7 +121,7 @@ def damaged_blocks(
     return [
         number
         for number, (one, other) in enumerate(
-            zip(found, np.asarray(expected).tolist(), strict=True)
+            zip(found, np.asarray(expected, np.uint64).tolist(), strict=True)
         )
         if one != other
     ]

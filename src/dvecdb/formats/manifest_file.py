@@ -128,7 +128,10 @@ def open_json(data: Buffer) -> tuple[dict[str, object], str]:
     found = digest(line).hex()
     if not separator or rest != _PREFIX + found.encode() + b"\n":
         raise FormatError("digest does not match")
-    value = msgspec.json.decode(line)
+    try:
+        value = msgspec.json.decode(line)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise FormatError(f"not JSON: {error}") from error
     if not isinstance(value, dict):
         raise FormatError("not a JSON object")
     version, features = value.get("format_version"), value.get("required_features", 0)

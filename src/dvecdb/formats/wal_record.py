@@ -332,7 +332,7 @@ def _record_ending_after(view: memoryview, start: int, tag: int | None, used: in
             if tail is not None:
                 offset = nearest + HEAD_SIZE - tail.size
                 if offset >= start:
-                    own_hash = checksum(_pack_head(tail))
+                    own_hash = checksum(_HEAD_MAGIC + view[nearest + 4 : nearest + HEAD_SIZE - 8])
                     return _with_control(view, offset, tail, own_hash, ("head",), whole=False)
         position = nearest + 8
     return None
@@ -351,23 +351,6 @@ def _find(view: memoryview, magic: bytes, start: int) -> int:
             at = part.find(magic, at + 1)
         position += step
     return -1
-
-
-def _pack_head(head: Head) -> bytes:
-    return _HEAD.pack(
-        _HEAD_MAGIC,
-        head.kind,
-        head.tag,
-        head.lsn,
-        head.epoch,
-        head.durable_lsn,
-        head.previous,
-        head.hlc,
-        head.control_size,
-        0,
-        head.data_size,
-        head.control_checksum,
-    )
 
 
 def _decode_head(
