@@ -1,7 +1,8 @@
-"""Golden bytes: what is on people's disks. A test here that had to be edited is a changed format."""
+"""Golden bytes: what is on disks. A test here that had to be edited is a changed format."""
 
 import numpy as np
 import pytest
+from tests.golden import make, trees
 
 import dvecdb
 from dvecdb.cli.dump import is_damaged
@@ -19,7 +20,6 @@ from dvecdb.formats.manifest_file import (
     decode_manifest,
 )
 from dvecdb.formats.wal_record import Kind
-from tests.golden import make, trees
 
 pytestmark = pytest.mark.compat
 

@@ -4,10 +4,11 @@ import shutil
 import struct
 from pathlib import Path
 
+from tests.golden import make
+
 from dvecdb.formats import wal_record
 from dvecdb.formats.framing import checksum, padded
 from dvecdb.formats.names import COLLECTION_DIRECTORIES
-from tests.golden import make
 
 HEAD = wal_record.HEAD_SIZE
 
