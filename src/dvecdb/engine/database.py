@@ -30,7 +30,10 @@ from dvecdb.engine.storage import (
     disk_full,
     is_disk_full,
     is_no_space,
+    opened_full,
     read_file,
+    unclear,
+    unreadable,
     write_failed,
 )
 from dvecdb.engine.store import Environment
@@ -121,14 +124,14 @@ class Database:
         try:
             self._root = self._files.open_root(path, create=not read_only)
         except OSError as error:
-            raise _unreadable(path, error) from error
+            raise unreadable(path, error) from error
         try:
             self._open()
         except OSError as error:
             self._abandon()
             if is_disk_full(error):
                 raise disk_full(f"opening {path}", error) from error
-            raise _unreadable(path, error) from error
+            raise unreadable(path, error) from error
         except BaseException:
             self._abandon()
             raise
@@ -215,7 +218,7 @@ class Database:
             except (OSError, DvecdbError) as error:
                 if isinstance(error, DirectoryError):
                     raise
-                if is_no_space(error) and self._open_on_full_disk(name, error):
+                if is_no_space(error) and self._open_on_full_disk(name):
                     return
                 message = error.strerror if isinstance(error, OSError) else str(error)
                 self._set_aside[name] = Finding(
@@ -229,7 +232,7 @@ class Database:
                 self._findings.forget(name)
         self._findings.add(self._set_aside[name])
 
-    def _open_on_full_disk(self, name: str, error: OSError | DvecdbError) -> bool:
+    def _open_on_full_disk(self, name: str) -> bool:
         """Open a collection with the ballast's room, or else for reading and deleting only."""
         if self.read_only:
             return False
@@ -240,7 +243,7 @@ class Database:
                 return True
         with contextlib.suppress(OSError, DvecdbError, SetAsideError):
             store = self._stores[name] = self._recover(name, Access.READ)
-            store.stop_writes(disk_full(f"opening {name!r} for writing", error))
+            store.stop_writes(opened_full(name))
             self._collections[name] = self._wrap(store)
             return True
         return False
@@ -325,7 +328,7 @@ class Database:
         check_whole("dimension", dimension, 1, DIMENSION_MAX)
         schema = Schema(dimension, parse_metric(metric), parse_vector_type(vector_type))
         with self._lock:
-            for existing in self._files.list_names(self._directory):
+            for existing in self._names():
                 if existing.lower() == name.lower():
                     raise ConflictError(
                         Code.COLLECTION_EXISTS,
@@ -338,7 +341,8 @@ class Database:
                     name, schema, self._environment, self._directory, self._epoch
                 )
             except OSError as error:
-                raise write_failed(f"creating collection {name!r}", error) from error
+                failed = unclear if self._is_there(name) else write_failed
+                raise failed(f"creating collection {name!r}", error) from error
             self._stores[name] = store
             collection = self._collections[name] = self._wrap(store)
         return collection
@@ -395,12 +399,19 @@ class Database:
                 collection.leave(None)
                 raise
             except OSError as error:
+                what = f"deleting collection {name!r}"
                 if self._is_there(name):
                     collection.leave(None)
-                else:
-                    self._forget(name)
-                raise write_failed(f"deleting collection {name!r}", error) from error
+                    raise write_failed(what, error) from error
+                self._forget(name)
+                raise unclear(what, error) from error
             self._forget(name)
+
+    def _names(self) -> list[str]:
+        try:
+            return self._files.list_names(self._directory)
+        except OSError as error:
+            raise write_failed("looking for collections", error) from error
 
     def _is_there(self, name: str) -> bool:
         try:
@@ -473,15 +484,6 @@ class Database:
         """Give the lock file's handle back in a forked child; the parent keeps the lock."""
         if self._writer is not None:
             self._writer.release()
-
-
-def _unreadable(path: str, error: OSError) -> DirectoryError:
-    return DirectoryError(
-        Code.DIRECTORY_UNREADABLE,
-        f"{path} cannot be opened: {error.strerror}",
-        path=path,
-        errno=error.errno,
-    )
 
 
 def _read_only_error() -> InvalidRequestError:

@@ -55,9 +55,10 @@ def flush_oldest(store: Store) -> bool:
     Raises:
         DvecdbError: `disk-full` (nothing changed, try again) or `outcome-unknown`.
     """
-    frozen = store.view.memtables[:-1]
-    if not frozen:
-        return False
+    with store.commit_lock:  # a bulk commit shows its memtable before it is synced
+        frozen = store.view.memtables[:-1]
+        if not frozen or store.stopped is not None:
+            return False
     memtable = frozen[0]
     written = _write(store, memtable_content(memtable))
     entry = _place(

@@ -8,12 +8,14 @@ rename did not happen, the file means nothing and the next open removes it.
 from __future__ import annotations
 
 import contextlib
+import errno
 from typing import TYPE_CHECKING, Final
 
 from dvecdb.clock import stamp
 from dvecdb.engine.manifest import schema_entry
 from dvecdb.engine.reclaim import drop_ballast, drop_uncommitted_deletion, remove_tree
 from dvecdb.engine.recovery import Access, open_store
+from dvecdb.engine.replay import SetAsideError
 from dvecdb.engine.storage import is_disk_full, write_file
 from dvecdb.errors import Code, HandleError
 from dvecdb.formats import names
@@ -44,7 +46,10 @@ def build_collection(
     store: Store | None = None
     try:
         created_ns = _write_first_files(schema, environment, directory, epoch)
-        store = open_store(name, environment, directory, epoch, Access.NEW)
+        try:
+            store = open_store(name, environment, directory, epoch, Access.NEW)
+        except SetAsideError as error:  # what was just written cannot be read back
+            raise OSError(errno.EIO, error.message) from error
         store.created_ns = created_ns
         environment.check_right()
         files.rename(parent, partial, parent, name)
@@ -97,7 +102,7 @@ def move_to_trash(
 ) -> None:
     """Move an open collection into the trash; durable on return. No byte of its data goes.
 
-    Works on a full disk: the ballast makes room for deletion.json.
+    Works on a full disk: the ballast makes room for deletion.json; without one, it goes without.
 
     Raises:
         OSError: it is where it was, unless only the last syncs failed.
@@ -152,6 +157,11 @@ def _write_deletion(store: Store, root: Dir, actor: str | None, reason: str | No
     try:
         write_file(files, directory, names.DELETION_FILE, [data])
     except OSError as error:
-        if not is_disk_full(error) or not drop_ballast(files, root):
+        if not is_disk_full(error):
             raise
-        write_file(files, directory, names.DELETION_FILE, [data])
+        drop_ballast(files, root)
+        try:
+            write_file(files, directory, names.DELETION_FILE, [data])
+        except OSError as again:
+            if not is_disk_full(again):  # else it goes without: its name says when it was deleted
+                raise

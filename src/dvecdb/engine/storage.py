@@ -6,7 +6,7 @@ import contextlib
 import errno
 from typing import TYPE_CHECKING
 
-from dvecdb.errors import Code, DiskFullError, DvecdbError, OutcomeUnknownError
+from dvecdb.errors import Code, DirectoryError, DiskFullError, DvecdbError, OutcomeUnknownError
 from dvecdb.formats import names
 
 if TYPE_CHECKING:
@@ -37,12 +37,35 @@ def disk_full(what: str, error: OSError | DvecdbError) -> DiskFullError:
 
 def write_failed(what: str, error: OSError) -> DvecdbError:
     """Return the error for a step that failed before it had any effect that counts."""
-    if is_disk_full(error):
-        return disk_full(what, error)
+    return disk_full(what, error) if is_disk_full(error) else unclear(what, error)
+
+
+def unclear(what: str, error: OSError) -> OutcomeUnknownError:
+    """Return the error for a step that failed when it may have taken effect."""
     return OutcomeUnknownError(
         Code.OUTCOME_UNKNOWN,
         f"{what}: the disk failed ({error.strerror}); whether it took effect shows after "
         "opening the data directory again",
+        errno=error.errno,
+    )
+
+
+def opened_full(name: str) -> DiskFullError:
+    """Return the error for writes to a collection that found no room when it was opened."""
+    return DiskFullError(
+        Code.DISK_FULL,
+        f"collection {name!r} was opened on a full disk, for reading only; nothing was written. "
+        "Free space or delete collections, then open the data directory again",
+        name=name,
+    )
+
+
+def unreadable(path: str, error: OSError) -> DirectoryError:
+    """Return the error for a data directory that the system does not let us open."""
+    return DirectoryError(
+        Code.DIRECTORY_UNREADABLE,
+        f"{path} cannot be opened: {error.strerror}",
+        path=path,
         errno=error.errno,
     )
 

@@ -7,6 +7,7 @@ clean and let the next sync succeed, so only a fresh file proves anything.
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING
 
 from dvecdb.engine.storage import close_quietly, disk_full, is_disk_full
@@ -70,6 +71,8 @@ class Wal:
             files.sync_directory(directory)
         except (OSError, OutcomeUnknownError):
             close_quietly(files, self._file)
+            with contextlib.suppress(OSError):
+                files.remove(directory, self.name)  # else the next attempt finds the name taken
             raise
 
     def reserve(self, size: int, *, may_use_reserve: bool) -> None:

@@ -1,0 +1,587 @@
+"""The engine against the oracle: any calls, any faults, any crashes, every row compared.
+
+One machine drives the public API over a disk in memory and holds what was acknowledged in plain
+dictionaries. It runs with inline maintenance (repeatable) and with the background thread. Then it
+runs over disks and engines that are broken on purpose, and must notice.
+"""
+
+import contextlib
+import errno
+from collections.abc import Callable
+from random import Random
+from typing import Any, NamedTuple
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+from dvecdb import Database, Settings
+from dvecdb.clock import from_datetime, to_datetime
+from dvecdb.errors import Code, DirectoryError, DiskFullError, DvecdbError
+from dvecdb.testing.clocks import ManualClock
+from dvecdb.testing.crash import crash, kill, replay
+from dvecdb.testing.disk import MemoryDisk
+from dvecdb.testing.faults import READING_CALLS, WRITING_CALLS, FailingFiles
+from dvecdb.testing.model import (
+    CollectionModel,
+    State,
+    check_history,
+    check_rows,
+    check_snapshot,
+    expect,
+    expect_equal,
+    refusals,
+)
+from dvecdb.testing.operations import Sync, SyncDirectory
+from dvecdb.testing.strategies import Call, calls, queries, schemas, tiny_settings
+
+PATH = "data"
+NAMES = ("a", "Books_20240101_000000")
+SEEDS = st.integers(0, 2**32 - 1)
+
+# What an orderly engine may say after a crash or an error. Anything else claims damage.
+LEGAL_FINDINGS = {
+    "torn",
+    "possibly-acknowledged",
+    "orphan-segment",
+    "waiting-for-space",
+    "writes-stopped",
+    "fenced-records",
+    "recovery-not-rewritten",
+}
+
+
+class Held(NamedTuple):
+    """A snapshot kept over later changes, and what it must show for ever."""
+
+    snapshot: Any
+    state: State
+    model: CollectionModel
+
+
+class Engine(RuleBasedStateMachine):
+    """A data directory and what must be in it."""
+
+    background = False
+    idle_marker_ms = 0
+
+    def make_disk(self) -> MemoryDisk:
+        return MemoryDisk()
+
+    @initialize(data=st.data())
+    def start(self, data):
+        self.settings: Settings = data.draw(tiny_settings(idle_marker_ms=self.idle_marker_ms))
+        self.clock = ManualClock()
+        self.models: dict[str, CollectionModel] = {}
+        self.unsure: dict[str, CollectionModel] = {}  # collections that may or may not exist
+        self.keyed: dict[str, list[Call]] = {}
+        self.held: list[Held] = []
+        self.is_blind = False  # a read failed on purpose: reads may be refused until reopened
+        self.is_faulty = False  # a call failed on purpose since the directory was opened
+        self.deletes_when_full = 0
+        self.trashed = 0
+        self.db: Database | None = None
+        self.use(self.make_disk())
+        self.open()
+        self.create(NAMES[0], data.draw(schemas()))
+
+    # --- the machine's own steps ---
+
+    def use(self, disk: MemoryDisk) -> None:
+        self.disk = disk
+        self.files = FailingFiles(disk)
+
+    def open(self) -> None:
+        """Open without faults: must succeed, and everything must be there."""
+        self.disarm()
+        self.is_blind = self.is_faulty = False
+        self.was_full = self.is_limited  # there may be no room for a log then
+        self.db = self.new_database()
+        self.observe()
+
+    def new_database(self, **options) -> Database:
+        return Database(
+            PATH,
+            files=self.files,
+            clock=self.clock,
+            settings=self.settings,
+            background=self.background,
+            **options,
+        )
+
+    def abandon(self) -> None:
+        """Leave the process. What it still does to its own disk no longer matters."""
+        self.disarm()
+        if self.db is not None:
+            self.db.close()
+        self.db, self.held = None, []
+
+    def disarm(self) -> None:
+        self.is_faulty |= bool(self.files.failed)
+        self.is_blind |= bool(READING_CALLS & set(self.files.failed))
+        self.files.fail_at = None
+
+    @property
+    def has_failed(self) -> bool:
+        return self.is_faulty or bool(self.files.failed)
+
+    @property
+    def is_limited(self) -> bool:
+        return self.disk.capacity_bytes is not None
+
+    def observe(self) -> None:
+        """Compare everything after an open, and settle what was in doubt."""
+        found = self.db.collections()
+        for finding in self.db.findings():
+            expect(finding.code in LEGAL_FINDINGS, f"{finding}")
+            if finding.code in {"torn", "possibly-acknowledged"} and finding.collection in found:
+                after = finding.details["after_lsn"]
+                lsn = self.db.collection(finding.collection).snapshot().lsn
+                expect(after <= lsn, f"{finding} at LSN {lsn}")
+        for name, model in self.unsure.items():
+            if name in found:
+                self.models[name] = model
+        self.unsure = {}
+        expect_equal("collections", found, sorted(self.models))
+        for name, model in self.models.items():
+            collection = self.db.collection(name)
+            expect_equal("schema", collection.schema, model.schema)
+            model.settle(collection.snapshot())
+            query = [1.0] * model.schema.dimension
+            check_snapshot(collection.snapshot(), model.now, model.schema, query, 3)
+            check_history(collection, model)
+
+    def attempt(self, action: Callable[[], Any], *allowed: Code) -> Any:
+        """Return what `action` returns, or the code with which it failed, which must be allowed."""
+        try:
+            return action()
+        except DvecdbError as error:
+            codes = set(allowed)
+            if self.has_failed:
+                codes |= {Code.OUTCOME_UNKNOWN, Code.WRITES_STOPPED, Code.DISK_FULL}
+            if self.has_failed and READING_CALLS & set(self.files.failed):
+                codes |= {Code.DAMAGED_DATA, Code.FENCED}
+            if self.is_limited or self.was_full:
+                codes.add(Code.DISK_FULL)
+            expect(error.code in codes, f"unexpected: {error!r} ({error})")
+            return error.code
+
+    def perform(self, name: str, call: Call) -> None:
+        """Make a call; compare its answer, and note what it means."""
+        model, wall_ns = self.models[name], self.clock.wall_ns()
+        collection = self.db.collection(name)
+        refused = refusals(model.now, call.batch)
+        found = self.attempt(lambda: getattr(collection, call.method)(**call.arguments), *refused)
+        if not isinstance(found, Code):
+            expect(not refused, f"{call} succeeded, expected {refused}")
+            model.acknowledge(call.batch, found, wall_ns)
+        elif found in {Code.OUTCOME_UNKNOWN, Code.FENCED}:
+            expect(self.has_failed, f"{call}: {found} without a fault")
+            model.doubtful(call.batch, wall_ns)
+        elif found is Code.WRITES_STOPPED:
+            expect(self.has_failed, f"{call}: {found} without a fault")
+        elif found is Code.DISK_FULL and not call.batch.vectors and not call.batch.updates:
+            excused = self.has_failed or self.was_full or self.deletes_when_full > 8
+            expect(excused, f"{call}: {found}")
+
+    def create(self, name: str, schema) -> None:
+        model = CollectionModel(schema, [State(0, self.clock.wall_ns())])
+        found = self.attempt(
+            lambda: self.db.create_collection(
+                name,
+                dimension=schema.dimension,
+                metric=schema.metric,
+                vector_type=schema.vector_type,
+            )
+        )
+        if not isinstance(found, Code):
+            self.models[name] = model
+        elif found is Code.OUTCOME_UNKNOWN:
+            self.unsure[name] = model
+        self.keyed[name] = []
+
+    def remove(self, name: str) -> None:
+        found = self.attempt(lambda: self.db.delete_collection(name, reason="a test"))
+        if found is None:
+            del self.models[name]
+            self.trashed += 1
+        elif found is Code.OUTCOME_UNKNOWN:
+            self.unsure[name] = self.models.pop(name)
+        else:
+            expect(self.has_failed, f"delete_collection: {found}")
+
+    def cut_during(self, action: Callable[[], None], data) -> bool:
+        """Run `action`, then go back to a disk that a power cut or a kill in its midst leaves.
+
+        Return whether it was done by then. If not, the model is as it was before.
+        """
+        before = {name: model.fork() for name, model in self.models.items()}
+        unsure = dict(self.unsure)
+        with self.disk._lock:
+            image, start = self.disk.clone(), self.disk.log_position
+        disk = self.disk
+        action()
+        log = disk.log[start:]
+        position = data.draw(st.integers(0, len(log)), label=f"of {len(log)} operations")
+        self.abandon()
+        is_done = position == len(log)
+        if not is_done:
+            self.models, self.unsure = before, unsure
+        midst = replay(image, log, position)
+        midst = crash(midst, Random(data.draw(SEEDS))) if data.draw(st.booleans()) else kill(midst)
+        self.use(midst)
+        return is_done
+
+    # --- rules: writing ---
+
+    def draw_name(self, data) -> str:
+        return data.draw(st.sampled_from(sorted(self.models)))
+
+    def has_collections(self) -> bool:
+        return self.db is not None and bool(self.models)
+
+    @precondition(has_collections)
+    @rule(data=st.data())
+    def write(self, data):
+        name = self.draw_name(data)
+        model = self.models[name]
+        call = data.draw(calls(model.schema, model.now))
+        if call.batch.key is not None:
+            self.keyed[name].append(call)
+        if self.is_limited and not call.batch.vectors and not call.batch.updates:
+            self.deletes_when_full += 1
+        self.perform(name, call)
+
+    @precondition(has_collections)
+    @rule(data=st.data())
+    def write_more(self, data):
+        self.write(data)
+
+    @precondition(lambda self: self.has_collections() and any(self.keyed.values()))
+    @rule(data=st.data())
+    def repeat(self, data):
+        """Make a call with an idempotency key again: after errors, reopening and crashes too."""
+        name = self.draw_name(data)
+        if self.keyed[name]:
+            self.perform(name, data.draw(st.sampled_from(self.keyed[name])))
+
+    @precondition(has_collections)
+    @rule(data=st.data())
+    def flush(self, data):
+        collection = self.db.collection(self.draw_name(data))
+        self.attempt(collection.flush)
+
+    @precondition(lambda self: self.db is not None)
+    @rule(data=st.data())
+    def create_collection(self, data):
+        name = data.draw(st.sampled_from([*NAMES, NAMES[1].lower()]))
+        taken = {other.lower() for other in [*self.models, *self.unsure]}
+        if name.lower() not in taken:
+            self.create(name, data.draw(schemas()))
+        elif name in self.models:
+            found = self.attempt(
+                lambda: self.db.create_collection(name, dimension=2), Code.COLLECTION_EXISTS
+            )
+            expect(isinstance(found, Code), f"{name} was created twice")
+
+    @precondition(has_collections)
+    @rule(data=st.data())
+    def delete_collection(self, data):
+        name = self.draw_name(data)
+        collection, schema = self.db.collection(name), self.models[name].schema
+        self.remove(name)
+        if name not in self.models and name not in self.unsure:
+            with pytest.raises(DvecdbError) as caught:
+                collection.count()
+            expect_equal("code", caught.value.code, Code.COLLECTION_DELETED)
+            if data.draw(st.booleans()):
+                self.create(name, schema)
+
+    # --- rules: reading ---
+
+    @precondition(lambda self: self.has_collections() and not self.is_blind)
+    @rule(data=st.data())
+    def read(self, data):
+        name = self.draw_name(data)
+        model, collection = self.models[name], self.db.collection(name)
+        state = data.draw(st.sampled_from(model.states))
+        query, limit = data.draw(queries(model.schema)), data.draw(st.integers(1, 5))
+        snapshot = collection.snapshot(as_of=state.lsn)
+        check_snapshot(snapshot, state, model.schema, query, limit)
+        check_snapshot(collection.snapshot(), model.now, model.schema, query, limit)
+        if len(self.held) < 4:
+            self.held.append(Held(snapshot, state, model))
+
+    @precondition(lambda self: self.held and not self.is_blind)
+    @rule(data=st.data())
+    def read_held(self, data):
+        held = data.draw(st.sampled_from(self.held))
+        query = data.draw(queries(held.model.schema))
+        check_snapshot(held.snapshot, held.state, held.model.schema, query, 2)
+
+    @precondition(lambda self: self.has_collections() and not self.is_blind)
+    @rule(data=st.data(), microseconds=st.integers(-3, 3))
+    def read_at_time(self, data, microseconds):
+        name = self.draw_name(data)
+        model, collection = self.models[name], self.db.collection(name)
+        near = data.draw(st.sampled_from(model.states)).hlc + microseconds * 1000
+        moment = to_datetime(near)
+        nanoseconds = from_datetime(moment)
+        latest = max(model.now.hlc, self.clock.wall_ns())
+        if model.states[0].hlc <= nanoseconds <= latest:
+            snapshot = collection.snapshot(as_of=moment)
+            check_rows(snapshot, model.at(nanoseconds), model.schema)
+        else:
+            with pytest.raises(DvecdbError) as caught:
+                collection.snapshot(as_of=moment)
+            expect_equal("code", caught.value.code, Code.AS_OF_UNREADABLE)
+
+    @precondition(lambda self: self.db is not None)
+    @rule()
+    def read_beside(self):
+        """A read-only process beside the writer: any state that was synced, and no change."""
+        with self.new_database_read_only() as reader:
+            for name in reader.collections():
+                model = self.models.get(name)
+                if model is None:
+                    continue
+                snapshot = reader.collection(name).snapshot()
+                expect(snapshot.lsn <= model.now.lsn, f"{name}: sees what is not synced")
+                if not self.has_failed:
+                    expect(snapshot.lsn >= model.now.lsn - 1, f"{name}: far behind")
+                query = [1.0] * model.schema.dimension
+                check_snapshot(snapshot, model.states[snapshot.lsn], model.schema, query, 2)
+            missing = set(self.models) - set(reader.collections())
+            expect(self.has_failed or not missing, f"{missing} cannot be read beside the writer")
+
+    def new_database_read_only(self) -> Database:
+        return Database(PATH, files=self.disk, clock=self.clock, settings=self.settings,
+                        read_only=True)  # fmt: skip
+
+    @rule(seconds=st.sampled_from([0.000_000_5, 0.001, 2.0, 100_000.0]))
+    def pass_time(self, seconds):
+        self.clock.advance(seconds)
+
+    @rule(seconds=st.integers(1, 10))
+    def set_clock_back(self, seconds):
+        self.clock.set_wall(self.clock.wall_ns() - seconds * 10**9)
+
+    # --- rules: going down and coming back ---
+
+    @precondition(lambda self: self.db is not None)
+    @rule(look=st.booleans())
+    def reopen(self, look):
+        self.abandon()
+        if look:
+            before = self.disk.log_position
+            with self.new_database_read_only() as reader:
+                for name, model in self.models.items():
+                    if name not in self.unsure and model.doubt is None:
+                        check_history(reader.collection(name), model)
+            changes = [
+                operation
+                for operation in self.disk.log[before:]
+                if not isinstance(operation, Sync | SyncDirectory)
+            ]
+            expect_equal("changes by a reader", changes, [])
+        self.open()
+
+    @precondition(lambda self: self.db is not None)
+    @rule(seed=SEEDS)
+    def cut_power(self, seed):
+        disk = crash(self.disk, Random(seed))
+        self.abandon()
+        self.use(disk)
+        self.open()
+
+    @precondition(lambda self: self.db is not None)
+    @rule()
+    def kill_process(self):
+        disk = kill(self.disk)
+        self.abandon()
+        self.use(disk)
+        self.open()
+
+    @precondition(has_collections)
+    @rule(data=st.data())
+    def cut_during_write(self, data):
+        name = self.draw_name(data)
+        model = self.models[name]
+        call = data.draw(calls(model.schema, model.now))
+        wall_ns = self.clock.wall_ns()
+        if call.batch.key is not None:
+            self.keyed[name].append(call)
+        is_done = self.cut_during(lambda: self.perform(name, call), data)
+        model = self.models[name]
+        if not is_done and model.doubt is None:
+            model.doubtful(call.batch, wall_ns)
+        self.open()
+
+    @precondition(has_collections)
+    @rule(data=st.data())
+    def cut_during_flush(self, data):
+        collection = self.db.collection(self.draw_name(data))
+        self.cut_during(lambda: self.attempt(collection.flush), data)
+        self.open()
+
+    @precondition(has_collections)
+    @rule(data=st.data())
+    def cut_during_removal(self, data):
+        name = self.draw_name(data)
+        if not self.cut_during(lambda: self.remove(name), data):
+            self.unsure[name] = self.models.pop(name)
+        self.open()
+
+    @precondition(lambda self: self.db is not None)
+    @rule(data=st.data())
+    def cut_during_creation(self, data):
+        taken = {other.lower() for other in [*self.models, *self.unsure]}
+        for name in NAMES:
+            if name.lower() not in taken:
+                schema, wall_ns = data.draw(schemas()), self.clock.wall_ns()
+                if not self.cut_during(lambda: self.create(name, schema), data):  # noqa: B023
+                    self.unsure[name] = CollectionModel(schema, [State(0, wall_ns)])
+                self.open()
+                return
+
+    @precondition(lambda self: self.db is not None)
+    @rule(data=st.data(), close=st.booleans())
+    def cut_during_recovery(self, data, close):
+        disk = self.disk
+        if not close:
+            disk = crash(disk, Random(data.draw(SEEDS))) if data.draw(st.booleans()) else kill(disk)
+        self.abandon()
+        self.use(kill(disk))
+        for _ in range(data.draw(st.integers(1, 2))):
+            self.cut_during(self.open, data)
+        self.open()
+
+    # --- rules: faults ---
+
+    @precondition(lambda self: self.db is not None)
+    @rule(
+        within=st.integers(1, 12),
+        error=st.sampled_from([errno.EIO, errno.ENOSPC]),
+        once=st.booleans(),
+        before=st.booleans(),
+        partial_bytes=st.sampled_from([0, 1, 700]),
+    )
+    def fail_writing(self, within, error, once, before, partial_bytes):
+        """Make the k-th of the next calls that change the disk fail, or all from there."""
+        self.arm(WRITING_CALLS, within, error, once=once)
+        self.files.before, self.files.partial_bytes = before, partial_bytes
+
+    @precondition(lambda self: self.db is not None and not self.background)
+    @rule(within=st.integers(1, 12))
+    def fail_reading(self, within):
+        self.arm(READING_CALLS, within, errno.EIO, once=True)
+
+    def arm(self, operations, within: int, error: int, *, once: bool) -> None:
+        self.disarm()
+        self.files.operations, self.files.error, self.files.once = operations, error, once
+        self.files.before, self.files.partial_bytes = True, 0
+        self.files.fail_at = self.files.calls + within
+
+    @precondition(lambda self: self.db is not None)
+    @rule(
+        data=st.data(),
+        within=st.integers(1, 60),
+        error=st.sampled_from([errno.EIO, errno.ENOSPC]),
+        once=st.booleans(),
+        how=st.sampled_from(["close", "kill", "cut"]),
+    )
+    def fail_recovery(self, data, within, error, once, how):
+        """A call fails while the directory is opened; the next open finds everything."""
+        disk = self.disk
+        if how != "close":
+            disk = crash(disk, Random(data.draw(SEEDS))) if how == "cut" else kill(disk)
+        self.abandon()
+        self.use(kill(disk))
+        self.arm(READING_CALLS | WRITING_CALLS, within, error, once=once)
+        with contextlib.suppress(DirectoryError, DiskFullError):
+            self.db = self.new_database()
+            self.settle_what_is_served()
+        disk = self.disk
+        if data.draw(st.booleans()):
+            disk = crash(disk, Random(data.draw(SEEDS)))
+        self.abandon()
+        self.use(kill(disk))
+        self.open()
+
+    def settle_what_is_served(self) -> None:
+        """What a reader has seen must stay, also if the open that showed it had failing calls."""
+        self.disarm()
+        for name in self.db.collections():
+            model = self.models.get(name) or self.unsure.get(name)
+            expect(model is not None, f"{name} should not exist")
+            self.models[name] = model
+            self.unsure.pop(name, None)
+            model.settle(self.db.collection(name).snapshot())
+            if not self.is_blind:
+                check_rows(self.db.collection(name).snapshot(), model.now, model.schema)
+
+    # --- rules: space ---
+
+    @precondition(lambda self: self.db is not None and not self.is_limited)
+    @rule(blocks=st.integers(0, 12))
+    def fill_disk(self, blocks):
+        self.disk.capacity_bytes = (self.disk._used_blocks + blocks) * 4096
+        self.deletes_when_full = 0
+
+    @precondition(lambda self: self.is_limited)
+    @rule()
+    def free_space(self):
+        self.disk.capacity_bytes = None
+
+    # --- always ---
+
+    @invariant()
+    def rows_are_those_acknowledged(self):
+        if getattr(self, "db", None) is None:
+            return
+        self.is_blind |= bool(READING_CALLS & set(self.files.failed))
+        if self.is_blind:
+            return
+        armed, self.files.fail_at = self.files.fail_at, None
+        calls_before = self.files.calls
+        for name, model in self.models.items():
+            check_rows(self.db.collection(name).snapshot(), model.now, model.schema)
+        self.files.calls, self.files.fail_at = calls_before, armed
+
+    def teardown(self):
+        if getattr(self, "db", None) is not None:
+            self.abandon()
+            self.disk.capacity_bytes = None
+            self.open()
+            self.abandon()
+
+
+class EngineInBackground(Engine):
+    """The same with the maintenance thread."""
+
+    background = True
+    idle_marker_ms = 1
+
+
+def budget(share: int, steps: int) -> settings:
+    """Return the profile's settings with one `share`-th of its examples, `steps` long."""
+    profile = settings()
+    return settings(
+        profile, max_examples=max(1, profile.max_examples // share), stateful_step_count=steps
+    )
+
+
+def test_engine_holds_what_it_acknowledged():
+    run_state_machine_as_test(Engine, settings=budget(2, 40))
+
+
+def test_engine_holds_what_it_acknowledged_with_its_thread():
+    run_state_machine_as_test(EngineInBackground, settings=budget(8, 30))
