@@ -85,11 +85,11 @@ class GroupCommit:
         try:
             self._commit(group)
         finally:
+            for other in others:  # first: what they bring next may still join the next group
+                other.done = True
+                other.wake.release()
             with self._mutex:
                 successor = self._queue.pop(0) if self._queue else None
                 self._leading = successor is not None
             if successor is not None:
                 successor.wake.release()
-            for other in others:
-                other.done = True
-                other.wake.release()

@@ -115,7 +115,7 @@ class View:
     ) -> Iterator[tuple[Segment, npt.NDArray[np.int64]]]:
         """Yield each segment that holds some of `rows` and their positions in `rows`."""
         numbers = np.searchsorted(self._start_array, rows, side="right") - 1
-        for number in np.unique(numbers).tolist():
+        for number in sorted(set(numbers.tolist())):
             yield self.row_segments[number], np.flatnonzero(numbers == number)
 
     def chunks(self, row_limit: int) -> Iterator[tuple[Chunk, int]]:

@@ -156,7 +156,7 @@ class Segment:
         if not len(todo):
             return
         size = sf.PAGE_BYTES
-        for run in _runs(np.unique(todo), _READ_BYTES // size):
+        for run in _runs(sorted(set(todo.tolist())), _READ_BYTES // size):
             data = self._try_read(
                 min(len(run) * size, self.head.body_size - run[0] * size),
                 self.head.body_offset + run[0] * size,
@@ -295,7 +295,7 @@ class Segment:
         if self._all_good or not len(ordinals):
             return _NONE
         blocks = ordinals // self._block_rows
-        self._verify_blocks(np.unique(blocks))
+        self._verify_blocks(blocks)
         damaged: npt.NDArray[np.bool_] = self._block_states[blocks] == _DAMAGED
         if len(self._lost_vectors):
             damaged |= np.isin(ordinals, self._lost_vectors)
@@ -328,7 +328,7 @@ class Segment:
             return
         size = self._block_rows * self.descriptor.vector_bytes
         total = self.rows * self.descriptor.vector_bytes
-        for run in _runs(todo, max(1, _READ_BYTES // size)):
+        for run in _runs(sorted(set(todo.tolist())), max(1, _READ_BYTES // size)):
             start = run[0] * size
             data = memoryview(
                 self._try_read(min(len(run) * size, total - start), start, vectors=True)
@@ -405,11 +405,15 @@ class Segment:
 _NONE: Final = np.zeros(0, dtype=np.int64)
 
 
-def _runs(numbers: npt.NDArray[np.int64], length_max: int) -> list[list[int]]:
+def _runs(numbers: Sequence[int], length_max: int) -> list[list[int]]:
     """Return rising `numbers` as runs of neighbours, each at most `length_max` long."""
-    breaks = np.flatnonzero(np.diff(numbers) != 1) + 1
     runs: list[list[int]] = []
-    for part in np.split(numbers, breaks):
-        values: Sequence[int] = part.tolist()
-        runs += [list(values[at : at + length_max]) for at in range(0, len(values), length_max)]
+    run: list[int] = []
+    for number in numbers:
+        if run and (number != run[-1] + 1 or len(run) == length_max):
+            runs.append(run)
+            run = []
+        run.append(number)
+    if run:
+        runs.append(run)
     return runs
