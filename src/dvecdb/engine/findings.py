@@ -30,8 +30,9 @@ class Findings:
             found = list(self._found.values())
         return [item for item in found if collection is None or item.collection == collection]
 
-    def forget(self, collection: str) -> None:
-        """Drop the findings of a collection that left this directory."""
+    def forget(self, collection: str, code: str | None = None) -> None:
+        """Drop the findings of a collection that left this directory, or those that are over."""
         with self._lock:
             for key in [key for key in self._found if key[1] == collection]:
-                del self._found[key]
+                if code is None or key[0] == code:
+                    del self._found[key]

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from dvecdb.engine.store import Store
 
 _RETRY_SECONDS: Final = 1.0
+_WAITING: Final = "waiting-for-space"
 _NANOSECONDS_PER_MILLISECOND: Final = 1_000_000
 
 
@@ -49,10 +50,12 @@ def maintain(store: Store, *, force_flush: bool = False) -> None:
                 changed = True
             if changed:
                 reclaim(store)
-            store.space_wanted = False
+            if store.space_wanted:
+                store.space_wanted = False
+                store.environment.findings.forget(store.name, _WAITING)
         except DiskFullError as error:
             store.space_wanted = True
-            store.report(Finding("waiting-for-space", store.name, store.name, error.message))
+            store.report(Finding(_WAITING, store.name, store.name, error.message))
         except DvecdbError as error:
             store.stop_writes(error)
         except OSError as error:
