@@ -210,6 +210,9 @@ def survives(decode, data):
 
 @pytest.mark.parametrize("name", DECODERS)
 @given(data=st.binary(max_size=400))
+@example(data=b'{"rows":"\xff"}')
+@example(data=b"\x91\x93\xa1\xff\xa1a\xc0")
+@example(data=b'{"rows":' + b"[" * 5_000)
 def test_garbage_raises_nothing_but_a_format_or_directory_error(name, data):
     survives(DECODERS[name], data)
 
