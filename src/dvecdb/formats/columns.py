@@ -95,7 +95,7 @@ def decode_documents(data: Buffer) -> list[DocumentEntry]:
     """
     try:
         return _documents_decoder.decode(data)
-    except (msgspec.DecodeError, msgspec.ValidationError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise FormatError(f"documents: {error}") from error
 
 

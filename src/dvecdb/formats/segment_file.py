@@ -218,7 +218,7 @@ def decode_descriptor(data: Buffer) -> Descriptor:
     """
     try:
         return msgspec.json.decode(data, type=Descriptor)
-    except (msgspec.DecodeError, msgspec.ValidationError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise FormatError(f"segment descriptor: {error}") from error
 
 
