@@ -76,9 +76,6 @@ if TYPE_CHECKING:
 _READ_ONLY_ATTEMPTS: Final = 5
 _CLOSE_FLUSH_BYTES: Final = 4 * 1024 * 1024
 _CLOSE_FLUSH_COMMITS: Final = 1000
-_OWN_NAMES: Final = frozenset(
-    {names.LOCK, names.BALLAST, names.COLLECTIONS, names.TRASH, ".backups"}
-)
 
 _open_databases: weakref.WeakSet[Database] = weakref.WeakSet()
 
