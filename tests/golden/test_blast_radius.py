@@ -30,10 +30,10 @@ class Flipped:
 
     def __init__(self, root, name, offset, bit=0):
         (self.path,) = root.glob(name)
-        self.whole = self.path.read_bytes()
         self.offset, self.bit = offset, bit
 
     def __enter__(self):
+        self.whole = self.path.read_bytes()
         damaged = bytearray(self.whole)
         damaged[self.offset] ^= 1 << self.bit
         self.path.write_bytes(damaged)
@@ -146,6 +146,73 @@ def test_damage_in_other_files_costs_what_their_pages_say(golden, name, lost, fi
     (path,) = golden.glob(name)
     with Flipped(golden, name, int(place * path.stat().st_size), bit=7):
         assert look(golden) == (lost, findings)
+
+
+# --- two places at once -----------------------------------------------------------------------
+
+
+def set_aside(root, name):
+    """Return why a collection is set aside; the other one has to serve all the same."""
+    with dvecdb.open(root, read_only=True) as database:
+        other = {"docs": "codes", "codes": "docs"}[name]
+        assert database.collections() == [other]
+        assert database.collection(other).count() == sum(key.startswith(other) for key in EXPECTED)
+        with pytest.raises(DamagedDataError) as caught:
+            database.collection(name)
+        assert caught.value.code == Code.COLLECTION_DAMAGED
+        return {finding.code for finding in database.findings() if finding.collection == name}
+
+
+def test_both_copies_of_a_commit_damaged_set_the_collection_aside(golden):
+    name = f"{CODES}/wal/*.wal"
+    (path,) = golden.glob(name)
+    parts = [part for part in trees.log_regions(path.read_bytes()) if part[3] == 1]
+    first, second = (part[1] for part in parts if part[0] == "control")
+    with Flipped(golden, name, first), Flipped(golden, name, second):
+        assert "wal-damaged" in set_aside(golden, "codes")
+
+
+def test_both_copies_of_a_segments_control_data_damaged_set_the_collection_aside(golden):
+    name = f"{DOCS}/segments/*/records.bin"
+    (path,) = golden.glob(name)
+    head = sf.decode_head(path.read_bytes()[: sf.HEAD_SIZE])
+    second = head.second_control_offset
+    with Flipped(golden, name, sf.HEAD_SIZE), Flipped(golden, name, second):
+        assert "segment-lost" in set_aside(golden, "docs")
+    with Flipped(golden, name, 0), Flipped(golden, name, path.stat().st_size - 1):
+        assert "segment-lost" in set_aside(golden, "docs")
+
+
+def newest_log(root):
+    return max((root / DOCS / "wal").iterdir())
+
+
+def test_the_newest_manifest_and_all_its_copies_may_be_damaged(golden):
+    log = newest_log(golden)
+    whole = log.read_bytes()
+    damaged = bytearray(whole)
+    for part, start, _, number in trees.log_regions(whole):
+        if part == "control" and number <= 1:  # the copies of both manifests
+            damaged[start + 100] ^= 1
+    log.write_bytes(damaged)
+    with Flipped(golden, f"{DOCS}/manifests/*2.json", 10):
+        refused, findings = look(golden)
+        assert not refused
+        assert {"manifest-damaged"} <= findings
+    log.write_bytes(whole)
+
+
+def test_a_cut_vectors_file_loses_the_rows_beyond_its_end(golden):
+    (path,) = golden.glob(f"{DOCS}/segments/*/vectors.bin")
+    whole = path.read_bytes()
+    path.write_bytes(whole[:16])
+    refused, findings = look(golden)
+    path.write_bytes(whole)
+    assert (refused <= IN_SEGMENT, "docs/b" in refused) == (True, True)
+    assert "file-cut-short" in findings
+
+
+# --- LOCK -------------------------------------------------------------------------------------
 
 
 def test_a_damaged_lock_costs_nothing_or_refuses_the_directory_whole(golden):
