@@ -4,6 +4,7 @@ On tmpfs (which accounts for every page) and on ext4 in a loop mount (which has 
 of as well).
 """
 
+import errno
 import gc
 import os
 import shutil
@@ -14,6 +15,7 @@ import pytest
 
 import dvecdb
 from dvecdb.errors import DvecdbError
+from dvecdb.media.files import OsFiles
 
 MIB = 1024 * 1024
 DIMENSION = 64
@@ -135,6 +137,39 @@ def test_a_full_disk_refuses_inserts_keeps_everything_and_lets_go(disk):
         check(docs, [*numbers, 9000], deleted)
         docs.flush()
         assert docs.verify().ok, docs.findings()
+
+
+class NoRoomForManifests(OsFiles):
+    """A disk that has room for a segment and, while `full`, none for the manifest after it."""
+
+    full = False
+
+    def create(self, directory, name):
+        if self.full and name.endswith(".json"):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return super().create(directory, name)
+
+
+def test_a_flush_without_room_for_its_manifest_leaves_no_segment_behind(tmp_path):
+    """It is tried again every second: what each attempt left would fill the disk."""
+    files, path = NoRoomForManifests(), tmp_path / "data"
+    with dvecdb.Database(str(path), settings=SETTINGS, files=files, background=False) as database:
+        docs = database.create_collection("docs", dimension=DIMENSION)
+        numbers = [number for number in range(2) if write(docs, number)]
+        files.full = True
+        before = sorted(os.walk(path / "collections" / "docs" / "segments"))
+        for _ in range(5):
+            docs.flush()
+            assert [finding.code for finding in docs.findings()] == ["waiting-for-space"]
+        assert sorted(os.walk(path / "collections" / "docs" / "segments")) == before
+        assert os.listdir(path / "collections" / "docs" / "derived") == []
+        files.full = False
+        docs.flush()
+        assert docs.findings() == []
+        assert docs.stats().segments == 1
+        check(docs, numbers)
+    with dvecdb.open(path, settings=SETTINGS) as database:
+        check(database.collection("docs"), numbers)
 
 
 def test_a_disk_that_was_full_takes_writes_again_without_reopening(disk):

@@ -5,6 +5,7 @@ Runs in the maintenance thread under `maintenance_lock`; takes the commit lock o
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Final
 from uuid import UUID
 
@@ -20,6 +21,7 @@ from dvecdb.engine.lookup import (
     save_run,
 )
 from dvecdb.engine.manifest import install
+from dvecdb.engine.reclaim import drop_unnamed_segment
 from dvecdb.engine.rows import View, document_hash, segment_documents
 from dvecdb.engine.segment import Segment, UnreadableError
 from dvecdb.engine.segment_writer import (
@@ -31,7 +33,7 @@ from dvecdb.engine.segment_writer import (
 )
 from dvecdb.engine.storage import write_failed
 from dvecdb.engine.store import sorted_segments
-from dvecdb.errors import DvecdbError
+from dvecdb.errors import DiskFullError, DvecdbError
 from dvecdb.formats import names
 from dvecdb.formats import segment_file as sf
 from dvecdb.formats.columns import encode_document, encode_texts
@@ -39,7 +41,7 @@ from dvecdb.formats.lookup_file import hash_ids
 from dvecdb.formats.manifest_file import SegmentEntry
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from dvecdb.engine.memtable import Memtable
     from dvecdb.engine.store import Store
@@ -70,6 +72,17 @@ def flush_oldest(store: Store) -> bool:
         len(memtable.row_ends),
     )
     segment = _open(store, entry)
+    named = [item.entry for item in store.view.segments if item.last_lsn <= memtable.last_lsn]
+    with _no_trace_if_full(store, entry):
+        manifest = install(
+            store,
+            "flush",
+            [*named, entry],
+            flushed_lsn=memtable.last_lsn,
+            flushed_hash=memtable.hashes[-1],
+            row_end=memtable.row_end,
+            hlc=memtable.hlcs[-1],
+        )
     ids = [text for chunk in memtable.chunks for text in chunk.ids[: chunk.used]]
     run = (
         save_run(
@@ -80,16 +93,6 @@ def flush_oldest(store: Store) -> bool:
         )
         if ids
         else None
-    )
-    named = [item.entry for item in store.view.segments if item.last_lsn <= memtable.last_lsn]
-    manifest = install(
-        store,
-        "flush",
-        [*named, entry],
-        flushed_lsn=memtable.last_lsn,
-        flushed_hash=memtable.hashes[-1],
-        row_end=memtable.row_end,
-        hlc=memtable.hlcs[-1],
     )
     with store.commit_lock:
         ends = memtable.all_ends()
@@ -230,7 +233,9 @@ def compact(store: Store) -> bool:
     entry = _place(store, written, first_row, content.rows, content.first_lsn, content.commits)
     merged = _open(store, entry)
     kept = [item.entry for item in candidates if item not in picked]
-    manifest = install(store, "compaction", sorted([*kept, entry], key=lambda item: item.last_lsn))
+    with _no_trace_if_full(store, entry):
+        segments = sorted([*kept, entry], key=lambda item: item.last_lsn)
+        manifest = install(store, "compaction", segments)
     with store.commit_lock:
         for segment in picked:
             if segment.rows:
@@ -358,6 +363,16 @@ def _place(
         records_bytes=written.records_bytes,
         vectors_bytes=written.vectors_bytes,
     )
+
+
+@contextlib.contextmanager
+def _no_trace_if_full(store: Store, entry: SegmentEntry) -> Iterator[None]:
+    """Remove a segment that no manifest names for want of room: each new attempt writes another."""
+    try:
+        yield
+    except DiskFullError:
+        drop_unnamed_segment(store, entry.directory)
+        raise
 
 
 def _open(store: Store, entry: SegmentEntry) -> Segment:

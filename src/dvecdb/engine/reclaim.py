@@ -105,6 +105,12 @@ def _drop_orphans(store: Store, orphans: Sequence[str]) -> None:
             store.report(Finding("orphan-segment", store.name, where, message))
 
 
+def drop_unnamed_segment(store: Store, name: str) -> None:
+    """Delete a segment that just got its name, and for whose manifest there is no room."""
+    with contextlib.suppress(OSError):
+        remove_tree(store.environment.files, store.directories.segments, name)
+
+
 def _drop_derived(store: Store) -> None:
     files, directory = store.environment.files, store.directories.derived
     used = {run.name for run in store.view.runs}
