@@ -12,11 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
-import typer
 
 import dvecdb
 from dvecdb.cli import demo_writer as story
-from dvecdb.cli.output import finding_lines, size_text
+from dvecdb.cli.output import finding_lines, say, size_text
 from dvecdb.clock import SystemClock
 from dvecdb.errors import Code, DirectoryError
 
@@ -37,11 +36,11 @@ class _Report:
 
     def say(self, text: str) -> None:
         """Print a line that checks nothing."""
-        typer.echo(f"      {text}")
+        say(f"      {text}")
 
     def check(self, holds: bool, text: str) -> None:
         """Print a line that claims something."""
-        typer.echo(f"{'ok   ' if holds else 'WRONG'} {text}")
+        say(f"{'ok   ' if holds else 'WRONG'} {text}")
         self.good = self.good and holds
 
 
@@ -61,7 +60,7 @@ def run_demo(keep: Path | None) -> bool:
         _damage(path, place / "damaged", report)
         if keep is not None:
             report.say(f"kept: {path}; try 'dvecdb verify --data-dir {path}'")
-        typer.echo("everything checked out" if report.good else "something is wrong: see above")
+        say("everything checked out" if report.good else "something is wrong: see above")
         return report.good
 
 

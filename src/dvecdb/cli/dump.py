@@ -5,10 +5,8 @@ from __future__ import annotations
 import mmap
 from typing import TYPE_CHECKING, Final
 
-import typer
-
 from dvecdb.cli.main import DAMAGE, OK
-from dvecdb.cli.output import print_json
+from dvecdb.cli.output import print_json, say
 from dvecdb.formats.describe import companion, describe, text_lines
 
 if TYPE_CHECKING:
@@ -42,7 +40,7 @@ def dump_file(file: Path, *, as_json: bool, vectors: int) -> int:
     if as_json:
         print_json(described)
     else:
-        typer.echo("\n".join(text_lines(described)))
+        say("\n".join(text_lines(described)))
     return DAMAGE if is_damaged(described) else OK
 
 

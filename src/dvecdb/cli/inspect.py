@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-import typer
 
 import dvecdb
 from dvecdb.cli.main import DAMAGE, OK
-from dvecdb.cli.output import finding_lines, print_json, size_text
+from dvecdb.cli.output import finding_lines, print_json, say, size_text
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -32,14 +31,12 @@ def verify_directory(data_dir: Path, collection: str | None, *, as_json: bool) -
         return OK if sound else DAMAGE
     for report in reports:
         state = "ok" if report.ok else f"{len(report.findings)} findings"
-        typer.echo(
-            f"{report.collection}: {state}, {report.blocks} blocks, {size_text(report.size_bytes)}"
-        )
+        say(f"{report.collection}: {state}, {report.blocks} blocks, {size_text(report.size_bytes)}")
         for finding in report.findings:
-            typer.echo("\n".join("  " + line for line in finding_lines(finding)))
+            say("\n".join("  " + line for line in finding_lines(finding)))
     for finding in set_aside:
-        typer.echo("\n".join(finding_lines(finding)))
-    typer.echo("sound" if sound else "not sound: see the findings above")
+        say("\n".join(finding_lines(finding)))
+    say("sound" if sound else "not sound: see the findings above")
     return OK if sound else DAMAGE
 
 
@@ -51,9 +48,9 @@ def list_findings(data_dir: Path, *, as_json: bool) -> int:
         print_json({"findings": found})
     else:
         for finding in found:
-            typer.echo("\n".join(finding_lines(finding)))
+            say("\n".join(finding_lines(finding)))
         if not found:
-            typer.echo("no findings")
+            say("no findings")
     return DAMAGE if found else OK
 
 
@@ -69,13 +66,13 @@ def list_collections(data_dir: Path, *, as_json: bool) -> int:
         return DAMAGE if set_aside else OK
     for item in stats:
         schema = item.schema
-        typer.echo(
+        say(
             f"{item.name}: {item.count} records, {schema.dimension} x {schema.vector_type}, "
             f"{schema.metric}, last LSN {item.last_lsn}, {item.segments} segments, "
             f"{size_text(item.segment_bytes)}, {item.findings} findings"
         )
     for finding in set_aside:
-        typer.echo("\n".join(finding_lines(finding)))
+        say("\n".join(finding_lines(finding)))
     if not stats and not set_aside:
-        typer.echo("no collections")
+        say("no collections")
     return DAMAGE if set_aside else OK

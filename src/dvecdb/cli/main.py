@@ -14,7 +14,6 @@ Commands import what they need when they run, so that `--help` and `version` ans
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
@@ -131,9 +130,6 @@ def run(arguments: Sequence[str]) -> int:
         return error.exit_code
     except (typer.Abort, KeyboardInterrupt):
         return _INTERRUPTED
-    except BrokenPipeError:  # the reader of our output has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return OK
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         return _fail("file-unreadable", f"{where}{error.strerror}", USAGE, as_json=as_json)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -11,9 +13,19 @@ if TYPE_CHECKING:
     from dvecdb.records import Finding
 
 
+def say(text: str) -> None:
+    """Print a line. Once the reader of our output has gone, the rest goes nowhere."""
+    try:
+        typer.echo(text)
+    except BrokenPipeError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
+
+
 def print_json(value: Any) -> None:
     """Print one JSON document, indented."""
-    typer.echo(msgspec.json.format(msgspec.json.encode(value, enc_hook=str), indent=2).decode())
+    say(msgspec.json.format(msgspec.json.encode(value, enc_hook=str), indent=2).decode())
 
 
 def size_text(size_bytes: int) -> str:
