@@ -170,7 +170,7 @@ def read_content(data: bytes) -> LockContent | None:
     """Return what LOCK says, or None if it is empty or damaged."""
     try:
         return msgspec.json.decode(data.rstrip(b" \n\0"), type=LockContent)
-    except (msgspec.DecodeError, msgspec.ValidationError):
+    except (msgspec.DecodeError, msgspec.ValidationError, UnicodeDecodeError, RecursionError):
         return None
 
 
