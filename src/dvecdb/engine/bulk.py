@@ -11,6 +11,7 @@ from dvecdb.engine.lookup import Run, make_run
 from dvecdb.engine.segment import Segment
 from dvecdb.engine.segment_writer import ByteColumn, SegmentContent, remove_partial, write_segment
 from dvecdb.engine.storage import write_failed
+from dvecdb.errors import OutcomeUnknownError
 from dvecdb.engine.store import BulkSegment, Ticket
 from dvecdb.formats import names
 from dvecdb.formats.columns import block_rows, encode_texts
@@ -34,7 +35,11 @@ def commit_bulk(store: Store, write: Write) -> Commit:
     """
     store.check_writable()
     ticket = Ticket(write)
-    bulk = _prepare(store, write)
+    try:
+        bulk = _prepare(store, write)
+    except OutcomeUnknownError as error:  # the disk failed: nothing more is written to it
+        store.stop_writes(error)
+        raise
     try:
         store.commit_bulk(ticket, bulk)
     finally:

@@ -23,7 +23,7 @@ from dvecdb.engine.lookup import (
 from dvecdb.engine.manifest import install
 from dvecdb.engine.reclaim import drop_unnamed_segment
 from dvecdb.engine.rows import View, document_hash, segment_documents
-from dvecdb.engine.segment import Segment, UnreadableError
+from dvecdb.engine.segment import Segment, SegmentLostError, UnreadableError
 from dvecdb.engine.segment_writer import (
     ByteColumn,
     SegmentContent,
@@ -31,7 +31,7 @@ from dvecdb.engine.segment_writer import (
     remove_partial,
     write_segment,
 )
-from dvecdb.engine.storage import write_failed
+from dvecdb.engine.storage import not_read_back, unclear, write_failed
 from dvecdb.engine.store import sorted_segments
 from dvecdb.errors import DiskFullError, DvecdbError
 from dvecdb.formats import names
@@ -382,3 +382,5 @@ def _open(store: Store, entry: SegmentEntry) -> Segment:
         )
     except OSError as error:
         raise write_failed(f"opening a segment of {store.name!r}", error) from error
+    except SegmentLostError as error:
+        raise unclear(f"reading back a segment of {store.name!r}", not_read_back(error)) from error

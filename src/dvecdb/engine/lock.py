@@ -72,10 +72,10 @@ class WriterLock:
             files.write_at(self._file, [self._content], 0)
             files.sync(self._file)
             files.sync_directory(root)
+            self._inode = files.file_stat(self._file).inode
         except BaseException:
             close_quietly(files, self._file)
             raise
-        self._inode = files.file_stat(self._file).inode
 
     def check(self) -> None:
         """Make sure that nobody took over.

@@ -60,19 +60,29 @@ class Access(Enum):
 def open_directories(files: Files, root: Dir, *, read_only: bool) -> Directories:
     """Open a collection's directories; make the ones that are derived if they are gone."""
     opened: list[Dir] = []
-    for name in names.COLLECTION_DIRECTORIES:
-        try:
-            opened.append(files.open_directory(root, name))
-        except FileNotFoundError:
-            if name not in {names.DERIVED, names.QUARANTINE}:
-                raise SetAsideError("directory-missing", name, f"{name}/ is missing") from None
-            if read_only:  # nothing of it is needed; an empty stand-in is never written to
-                opened.append(files.open_directory(root, names.MANIFESTS))
-                continue
-            files.make_directory(root, name)
-            files.sync_directory(root)
-            opened.append(files.open_directory(root, name))
+    try:
+        for name in names.COLLECTION_DIRECTORIES:
+            opened.append(  # noqa: PERF401  # those before a failure are closed
+                _open_directory(files, root, name, read_only=read_only)
+            )
+    except BaseException:
+        for directory in opened:
+            files.close_directory(directory)
+        raise
     return Directories(root, *opened)
+
+
+def _open_directory(files: Files, root: Dir, name: str, *, read_only: bool) -> Dir:
+    try:
+        return files.open_directory(root, name)
+    except FileNotFoundError:
+        if name not in {names.DERIVED, names.QUARANTINE}:
+            raise SetAsideError("directory-missing", name, f"{name}/ is missing") from None
+        if read_only:  # nothing of it is needed; an empty stand-in is never written to
+            return files.open_directory(root, names.MANIFESTS)
+        files.make_directory(root, name)
+        files.sync_directory(root)
+        return files.open_directory(root, name)
 
 
 def open_store(
@@ -84,7 +94,12 @@ def open_store(
         SetAsideError: truth is damaged in a way that leaves the current state unknown.
         OSError, DvecdbError: as the disk says.
     """
-    return _Recovery(name, environment, root, epoch, access).run()
+    recovery = _Recovery(name, environment, root, epoch, access)
+    try:
+        return recovery.run()
+    except BaseException:
+        recovery.abandon()
+        raise
 
 
 class _Recovery:
@@ -153,6 +168,14 @@ class _Recovery:
             with contextlib.suppress(OSError):  # read-only media: what is there, is there
                 self._sync_logs(logs)
         return store
+
+    def abandon(self) -> None:
+        """Close what was opened, but for the collection's own directory."""
+        opened = self._directories
+        for directory in (
+            opened.manifests, opened.wal, opened.segments, opened.derived, opened.quarantine
+        ):  # fmt: skip
+            self._files.close_directory(directory)
 
     def _report(self, finding: Finding) -> None:
         self._environment.findings.add(

@@ -75,6 +75,9 @@ class Segment:
             self._records_file = files.open(directory, sf.RECORDS_NAME)
             self._open_files.append(self._records_file)
             self._vectors_file = self._open_vectors(directory)
+        except OSError:
+            self.close()
+            raise
         finally:
             files.close_directory(directory)
         self._load_control()

@@ -50,6 +50,11 @@ def unclear(what: str, error: OSError) -> OutcomeUnknownError:
     )
 
 
+def not_read_back(error: Exception) -> OSError:
+    """Return the error of the disk for what was written and cannot be read back."""
+    return OSError(errno.EIO, f"written, and not readable: {error}")
+
+
 def opened_full(name: str) -> DiskFullError:
     """Return the error for writes to a collection that found no room when it was opened."""
     return DiskFullError(

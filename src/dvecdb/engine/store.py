@@ -21,7 +21,8 @@ from dvecdb.engine.lookup import insert_run
 from dvecdb.engine.memtable import Memtable
 from dvecdb.engine.resolve import State, resolve
 from dvecdb.engine.rows import View
-from dvecdb.engine.storage import write_failed
+from dvecdb.engine.segment import SegmentLostError
+from dvecdb.engine.storage import not_read_back, unclear, write_failed
 from dvecdb.engine.wal import Wal
 from dvecdb.errors import (
     Code,
@@ -346,6 +347,8 @@ class Store:
                     segment = bulk.open_as(first_row, lsn)
                 except OSError as error:
                     raise write_failed("naming a bulk segment", error) from error
+                except SegmentLostError as error:
+                    raise unclear("reading back a bulk segment", not_read_back(error)) from error
                 batch.bulk = BulkReference(bulk.uuid.hex, bulk.digest, directory)
                 batch.row_count = bulk.rows
                 buffers, size = self._encode(batch, 0, may_use_reserve=False)
@@ -441,10 +444,9 @@ class Store:
                         wal.close()
                 else:
                     wal.close()
-            if self.stopped is None:
-                self.stopped = HandleError(
-                    Code.HANDLE_CLOSED, f"collection {self.name!r} is closed; open it again"
-                )
+            self.stopped = HandleError(  # the reason before it may hold on to open segments
+                Code.HANDLE_CLOSED, f"collection {self.name!r} is closed; open it again"
+            )
             # Segments close themselves when the last snapshot that reads them has gone.
             self.view = View(self.manifest, [], [Memtable(self.schema, 0, 1)], [])
             for directory in (

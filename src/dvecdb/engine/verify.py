@@ -20,18 +20,22 @@ if TYPE_CHECKING:
 def verify_store(store: Store) -> tuple[int, int]:
     """Check segments, manifests, collection.json and logs; return blocks and bytes read.
 
-    Damage becomes findings. Runs beside writers: of the active log it reads what is synced.
-
-    Raises:
-        OSError: as the disk says.
+    Damage becomes findings, as what the disk refuses to read does. Runs beside writers: of the
+    active log it reads what is synced.
     """
     blocks = size = 0
     with store.maintenance_lock:  # nothing is reclaimed meanwhile
         for segment in store.view.segments:
             found = segment.verify()
             blocks, size = blocks + found[0], size + found[1]
-        for count, read in (_verify_metadata(store), _verify_logs(store)):
-            blocks, size = blocks + count, size + read
+        for check in (_verify_metadata, _verify_logs):
+            try:
+                found = check(store)
+            except OSError as error:
+                where = check.__name__.removeprefix("_verify_")
+                _report(store, "read-failed", where, f"{where}: {error.strerror}; not verified")
+                continue
+            blocks, size = blocks + found[0], size + found[1]
     return blocks, size
 
 
@@ -68,10 +72,7 @@ def _verify_logs(store: Store) -> tuple[int, int]:
             continue
         data = read_file(files, directory, name)
         for found in scan(data).records:
-            if (
-                found.head.kind is Kind.BATCH
-                and store.manifest.flushed_lsn < found.head.lsn <= last_lsn
-            ):
+            if found.head.kind is Kind.BATCH and flushed < found.head.lsn <= last_lsn:
                 blocks, size = blocks + 1, size + found.head.size
                 _verify_batch(store, f"{names.WAL}/{name}", found, memoryview(data))
     return blocks, size
