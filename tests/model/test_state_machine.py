@@ -7,12 +7,14 @@ runs over disks and engines that are broken on purpose, and must notice.
 
 import contextlib
 import errno
+import uuid
 from collections.abc import Callable
 from random import Random
 from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -25,13 +27,16 @@ from hypothesis.stateful import (
 
 from dvecdb import Database, Settings
 from dvecdb.clock import from_datetime, to_datetime
+from dvecdb.engine import recovery, resolve, rows, store, wal, writes
 from dvecdb.errors import Code, DirectoryError, DiskFullError, DvecdbError
+from dvecdb.formats.wal_record import FILE_HEADER_SIZE, scan
 from dvecdb.testing.clocks import ManualClock
 from dvecdb.testing.crash import crash, kill, replay
 from dvecdb.testing.disk import MemoryDisk
 from dvecdb.testing.faults import READING_CALLS, WRITING_CALLS, FailingFiles
 from dvecdb.testing.model import (
     CollectionModel,
+    Mismatch,
     State,
     check_history,
     check_rows,
@@ -58,6 +63,8 @@ LEGAL_FINDINGS = {
     "recovery-not-rewritten",
 }
 
+FINDINGS_OF_ROT = {"manifest-damaged", "manifest-from-log"}
+
 
 class Held(NamedTuple):
     """A snapshot kept over later changes, and what it must show for ever."""
@@ -80,11 +87,14 @@ class Engine(RuleBasedStateMachine):
     def start(self, data):
         self.settings: Settings = data.draw(tiny_settings(idle_marker_ms=self.idle_marker_ms))
         self.clock = ManualClock()
+        numbers = Random(0)  # the engine must not do anything else the second time
+        self.new_uuid = lambda: uuid.UUID(int=numbers.getrandbits(128), version=4)
         self.models: dict[str, CollectionModel] = {}
         self.unsure: dict[str, CollectionModel] = {}  # collections that may or may not exist
         self.keyed: dict[str, list[Call]] = {}
         self.held: list[Held] = []
         self.is_blind = False  # a read failed on purpose: reads may be refused until reopened
+        self.is_rotten = False  # a manifest was damaged on purpose
         self.is_faulty = False  # a call failed on purpose since the directory was opened
         self.deletes_when_full = 0
         self.trashed = 0
@@ -92,6 +102,7 @@ class Engine(RuleBasedStateMachine):
         self.use(self.make_disk())
         self.open()
         self.create(NAMES[0], data.draw(schemas()))
+        self.write(data, data.draw(st.integers(0, 6)))
 
     # --- the machine's own steps ---
 
@@ -104,17 +115,19 @@ class Engine(RuleBasedStateMachine):
         self.disarm()
         self.is_blind = self.is_faulty = False
         self.was_full = self.is_limited  # there may be no room for a log then
+        tails = self.tails()
         self.db = self.new_database()
         self.observe()
+        self.tails_are_named(tails)
 
-    def new_database(self, **options) -> Database:
+    def new_database(self) -> Database:
         return Database(
             PATH,
             files=self.files,
             clock=self.clock,
             settings=self.settings,
             background=self.background,
-            **options,
+            new_uuid=self.new_uuid,
         )
 
     def abandon(self) -> None:
@@ -141,7 +154,8 @@ class Engine(RuleBasedStateMachine):
         """Compare everything after an open, and settle what was in doubt."""
         found = self.db.collections()
         for finding in self.db.findings():
-            expect(finding.code in LEGAL_FINDINGS, f"{finding}")
+            legal = LEGAL_FINDINGS | (FINDINGS_OF_ROT if self.is_rotten else set())
+            expect(finding.code in legal, f"{finding}")
             if finding.code in {"torn", "possibly-acknowledged"} and finding.collection in found:
                 after = finding.details["after_lsn"]
                 lsn = self.db.collection(finding.collection).snapshot().lsn
@@ -158,6 +172,28 @@ class Engine(RuleBasedStateMachine):
             query = [1.0] * model.schema.dimension
             check_snapshot(collection.snapshot(), model.now, model.schema, query, 3)
             check_history(collection, model)
+
+    def tails(self) -> dict[str, tuple[str, Any]]:
+        """Return for each collection its newest log and what is in it."""
+        found = {}
+        for path, content in self.disk.tree().items():
+            parts = path.split("/")
+            if parts[-2:-1] == ["wal"] and parts[1] == "collections" and content is not None:
+                found[parts[2]] = parts[-1], scan(content)  # in order: the last one stays
+        return found
+
+    def tails_are_named(self, tails) -> None:
+        """Whatever lay in a log after the newest commit must be named."""
+        for name in self.models:
+            if self.was_full or name not in tails:
+                continue
+            log, records = tails[name]
+            lsn = self.models[name].now.lsn
+            counted = [item.end for item in records.records if item.head.lsn <= lsn]
+            if records.used_bytes > max(counted, default=FILE_HEADER_SIZE):
+                findings = self.db.collection(name).findings()
+                named = [item for item in findings if item.where.startswith(f"wal/{log} ")]
+                expect(named, f"a tail of wal/{log} of {name} is not named")
 
     def attempt(self, action: Callable[[], Any], *allowed: Code) -> Any:
         """Return what `action` returns, or the code with which it failed, which must be allowed."""
@@ -183,7 +219,7 @@ class Engine(RuleBasedStateMachine):
         if not isinstance(found, Code):
             expect(not refused, f"{call} succeeded, expected {refused}")
             model.acknowledge(call.batch, found, wall_ns)
-        elif found in {Code.OUTCOME_UNKNOWN, Code.FENCED}:
+        elif found is Code.OUTCOME_UNKNOWN or (found is Code.FENCED and model.doubt is None):
             expect(self.has_failed, f"{call}: {found} without a fault")
             model.doubtful(call.batch, wall_ns)
         elif found is Code.WRITES_STOPPED:
@@ -230,7 +266,7 @@ class Engine(RuleBasedStateMachine):
         disk = self.disk
         action()
         log = disk.log[start:]
-        position = data.draw(st.integers(0, len(log)), label=f"of {len(log)} operations")
+        position = data.draw(st.integers(0, 1000), label="per mille") * (len(log) + 1) // 1001
         self.abandon()
         is_done = position == len(log)
         if not is_done:
@@ -248,22 +284,32 @@ class Engine(RuleBasedStateMachine):
     def has_collections(self) -> bool:
         return self.db is not None and bool(self.models)
 
-    @precondition(has_collections)
-    @rule(data=st.data())
-    def write(self, data):
-        name = self.draw_name(data)
+    def draw_call(self, name: str, data) -> Call:
         model = self.models[name]
         call = data.draw(calls(model.schema, model.now))
         if call.batch.key is not None:
             self.keyed[name].append(call)
         if self.is_limited and not call.batch.vectors and not call.batch.updates:
             self.deletes_when_full += 1
-        self.perform(name, call)
+        return call
 
     @precondition(has_collections)
-    @rule(data=st.data())
-    def write_more(self, data):
-        self.write(data)
+    @rule(data=st.data(), count=st.integers(1, 6))
+    def write(self, data, count):
+        for _ in range(count):
+            name = self.draw_name(data)
+            self.perform(name, self.draw_call(name, data))
+
+    @precondition(has_collections)
+    @rule(data=st.data(), count=st.integers(1, 6))
+    def write_more(self, data, count):
+        self.write(data, count)
+
+    @precondition(has_collections)
+    @rule(data=st.data(), count=st.integers(1, 6))
+    def write_and_read(self, data, count):
+        self.write(data, count)
+        self.rows_are_those_acknowledged()
 
     @precondition(lambda self: self.has_collections() and any(self.keyed.values()))
     @rule(data=st.data())
@@ -414,11 +460,7 @@ class Engine(RuleBasedStateMachine):
     @rule(data=st.data())
     def cut_during_write(self, data):
         name = self.draw_name(data)
-        model = self.models[name]
-        call = data.draw(calls(model.schema, model.now))
-        wall_ns = self.clock.wall_ns()
-        if call.batch.key is not None:
-            self.keyed[name].append(call)
+        call, wall_ns = self.draw_call(name, data), self.clock.wall_ns()
         is_done = self.cut_during(lambda: self.perform(name, call), data)
         model = self.models[name]
         if not is_done and model.doubt is None:
@@ -528,6 +570,17 @@ class Engine(RuleBasedStateMachine):
             if not self.is_blind:
                 check_rows(self.db.collection(name).snapshot(), model.now, model.schema)
 
+    @precondition(lambda self: self.has_collections() and not self.is_rotten)
+    @rule(data=st.data())
+    def damage_newest_manifest(self, data):
+        """The newest manifest rots while the directory is closed. It costs nothing."""
+        folder = f"{PATH}/collections/{self.draw_name(data)}/manifests/"
+        self.abandon()
+        path = max(path for path in self.disk.tree() if path.startswith(folder))
+        self.disk.damage(path, self.disk.read_path(path)[:-100])
+        self.is_rotten = True
+        self.open()
+
     # --- rules: space ---
 
     @precondition(lambda self: self.db is not None and not self.is_limited)
@@ -579,9 +632,95 @@ def budget(share: int, steps: int) -> settings:
     )
 
 
+@pytest.mark.slow
+@pytest.mark.crash
 def test_engine_holds_what_it_acknowledged():
     run_state_machine_as_test(Engine, settings=budget(2, 40))
 
 
+@pytest.mark.slow
+@pytest.mark.crash
 def test_engine_holds_what_it_acknowledged_with_its_thread():
     run_state_machine_as_test(EngineInBackground, settings=budget(8, 30))
+
+
+# --- the machine must notice what is broken -------------------------------------------------------
+
+CONTROL = settings(
+    max_examples=200,
+    stateful_step_count=25,
+    derandomize=True,
+    database=None,
+    deadline=None,
+    phases=[Phase.generate],
+    report_multiple_bugs=False,
+    suppress_health_check=list(HealthCheck),
+)
+
+
+class EngineOnLyingDisk(Engine):
+    """A disk that says it synced a file, and did not."""
+
+    def make_disk(self) -> MemoryDisk:
+        return MemoryDisk(drop_syncs=True)
+
+
+class EngineOnForgetfulDisk(Engine):
+    """A disk that says it synced a directory, and did not."""
+
+    def make_disk(self) -> MemoryDisk:
+        return MemoryDisk(drop_directory_syncs=True)
+
+
+@pytest.mark.crash
+@pytest.mark.parametrize("machine", [EngineOnLyingDisk, EngineOnForgetfulDisk])
+def test_disk_that_lies_is_noticed(machine):
+    with pytest.raises(Mismatch):
+        run_state_machine_as_test(machine, settings=CONTROL)
+
+
+def sync_nothing(log) -> None:
+    log.syncs += 1
+    log.durable_lsn = log.last_lsn
+
+
+def refuse_nothing(*_) -> None:
+    pass
+
+
+def keep_the_first(write) -> None:
+    """A repeated id: the first one wins."""
+    first = {text: index for index, text in reversed(list(enumerate(write.ids)))}
+    kept = sorted(first.values())
+    write.vectors = write.vectors[kept]
+    write.ids = [write.ids[index] for index in kept]
+    if write.metadata is not None:
+        write.metadata = [write.metadata[index] for index in kept]
+
+
+def live_until_too_late(ends, lsn):
+    """A row is still seen at the LSN that ended it."""
+    return (ends - np.uint64(1)) >= np.uint64(max(lsn - 1, 0))
+
+
+BROKEN = {
+    "the log is not synced": (wal.Wal, "sync", sync_nothing),
+    "replay ignores ends": (recovery, "apply_ends", refuse_nothing),
+    "ends are not applied": (store, "apply_ends", refuse_nothing),
+    "rows live one commit longer": (rows, "live_mask", live_until_too_late),
+    "the first of repeated ids wins": (writes, "_settle_duplicates", keep_the_first),
+    "keys are forgotten": (resolve, "_replay", refuse_nothing),
+    "conditions are not checked": (resolve, "_check_expected", refuse_nothing),
+    "inserts replace": (resolve, "_refuse_existing", refuse_nothing),
+    "changed rows are overwritten": (resolve, "_check_unchanged", refuse_nothing),
+    "cut tails are not named": (recovery._Recovery, "_keep_tail", refuse_nothing),
+}
+
+
+@pytest.mark.crash
+@pytest.mark.parametrize("what", BROKEN)
+def test_broken_engine_is_noticed(what, monkeypatch):
+    owner, name, broken = BROKEN[what]
+    monkeypatch.setattr(owner, name, broken)
+    with pytest.raises((AssertionError, DvecdbError)):
+        run_state_machine_as_test(Engine, settings=CONTROL)

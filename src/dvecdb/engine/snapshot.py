@@ -162,6 +162,10 @@ class Snapshot:
             DamagedDataError: `damaged-data`, names the ids that cannot be read.
         """
         check_whole("limit", limit, 1, LIMIT_MAX)
+        if on_damage not in {"fail", "exclude"}:
+            raise InvalidRequestError(
+                Code.INVALID_ARGUMENT, f"on_damage: expected fail or exclude, found {on_damage!r}"
+            )
         vector = check_query(query, self._schema.dimension)
         nearest = TopK(vector, self._schema.metric, self._schema.vector_type, limit)
         damaged: list[int] = []

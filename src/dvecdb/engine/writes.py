@@ -127,7 +127,7 @@ class WriteChecker:
         elif ids is not None or metadata is not None:
             raise _invalid("ids or metadata without vectors; pass vectors, one per id")
         write.deletes = list(dict.fromkeys(canonical_ids(list(deletes)))) if deletes else []
-        write.updates = [self._check_update(update) for update in updates]
+        write.updates = self._check_updates(updates)
         if write.deletes or write.updates:
             _refuse_overlap(write)
         write.documents = _check_documents(documents or {})
@@ -162,6 +162,8 @@ class WriteChecker:
         if ids is None:
             write.ids = self._make_ids(count, key)
         else:
+            if isinstance(ids, (str, bytes)):
+                raise _invalid(f"ids: expected a list of ids, found {ids!r:.80}")
             write.ids = canonical_ids(ids if isinstance(ids, list) else list(ids))
         if len(write.ids) != count:
             raise _invalid(f"{len(write.ids)} ids for {count} vectors; pass one id per vector")
@@ -200,12 +202,16 @@ class WriteChecker:
             for index, value in enumerate(values)
         ]
 
-    def _check_update(self, update: Update) -> Update:
-        (record_id,) = canonical_ids([update.id])
-        encode_metadata(update.metadata, 0, self._settings.metadata_bytes_max)
-        if update.mode not in {"merge", "replace"}:
-            raise _invalid(f"unknown update mode {update.mode!r}; expected merge or replace")
-        return Update(record_id, update.metadata, update.mode)
+    def _check_updates(self, updates: Sequence[Update]) -> list[Update]:
+        texts = canonical_ids([update.id for update in updates])
+        for index, update in enumerate(updates):
+            encode_metadata(update.metadata, index, self._settings.metadata_bytes_max)
+            if update.mode not in {"merge", "replace"}:
+                raise _invalid(f"unknown update mode {update.mode!r}; expected merge or replace")
+        return [
+            Update(text, update.metadata, update.mode)
+            for text, update in zip(texts, updates, strict=True)
+        ]
 
 
 def _size_of(write: Write) -> int:

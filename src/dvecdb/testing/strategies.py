@@ -2,12 +2,16 @@
 
 Few ids, few keys and few documents, so that calls meet; every form of input that is allowed:
 lists, arrays of all kinds and orders, repeated ids, ids to be made, UUIDs in every spelling.
+
+A call is drawn as one seed: long runs of calls find more than the best of one call, and a run
+shrinks by losing calls.
 """
 
 from __future__ import annotations
 
 import json
 from dataclasses import dataclass, replace
+from random import Random
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -28,7 +32,7 @@ if TYPE_CHECKING:
 DIMENSION_MAX: Final = 8
 _UUID: Final = "00c0ffee-0000-4000-8000-00000000abcd"
 _SPELLINGS: Final = {
-    text: text for text in ("a", "b", "c", "d", "e", "\u00e4\u4e16\U0001f600", "x" * 256, " ")
+    text: text for text in ("a", "b", "c", "d", "e", "\u00e4\u4e16\U0001f600", "x" * 64, " ")
 } | {
     _UUID: _UUID,
     _UUID.upper(): _UUID,
@@ -36,8 +40,13 @@ _SPELLINGS: Final = {
     "{" + _UUID + "}": _UUID,
     "urn:uuid:" + _UUID: _UUID,
 }
+_IDS: Final = sorted(_SPELLINGS)
 _NAMES: Final = (("jobs", "a"), ("jobs", "b"), ("tags", "a"), ("tags", "\u00e9"))
 _KEYS: Final = ("k1", "k2", "k3")
+_VALUES: Final[tuple[Json, ...]] = (
+    None, True, 0, 2**53, -7, 0.1, -1e300, "", "\u4e16\0\n", [], [[1, None], {}], {"": {"k": [0]}},
+)  # fmt: skip
+_METHODS: Final = ("upsert", "upsert", "upsert", "insert", "delete", "update", "write", "write")
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -55,6 +64,9 @@ class Call:
             for name, value in self.arguments.items()
         )
         return f"{self.method}({shown})"
+
+    def _repr_pretty_(self, printer: Any, _cycle: bool) -> None:  # noqa: FBT001  # as called
+        printer.text(repr(self))
 
 
 def schemas() -> st.SearchStrategy[Schema]:
@@ -86,67 +98,67 @@ def tiny_settings(*, idle_marker_ms: int = 0) -> st.SearchStrategy[Settings]:
     )
 
 
-def ids() -> st.SearchStrategy[str]:
-    """Return ids as users spell them."""
-    return st.sampled_from(sorted(_SPELLINGS))
+def queries(schema: Schema) -> st.SearchStrategy[list[float]]:
+    """Return queries of a few exact values."""
+    values = st.lists(st.integers(-20, 20), min_size=1, max_size=3)
+    return values.map(
+        lambda found: [found[index % len(found)] / 4 for index in range(schema.dimension)]
+    )
+
+
+def calls(schema: Schema, state: State) -> st.SearchStrategy[Call]:
+    """Return calls of any writing method, most of which succeed in `state`."""
+    return st.integers(0, 2**32 - 1).map(lambda seed: random_call(Random(seed), schema, state))
+
+
+def random_call(rng: Random, schema: Schema, state: State) -> Call:
+    """Return a call of any writing method."""
+    method = rng.choice(_METHODS)
+    arguments: dict[str, Any] = {}
+    meant = Batch()
+    match method:
+        case "upsert" | "insert":
+            distinct = method == "insert"
+            arguments, meant = _rows(rng, schema, distinct=distinct)
+            meant = replace(meant, is_insert=distinct)
+        case "delete":
+            texts = _present(rng, state, rng.randint(0, 4))
+            arguments, meant = {"ids": texts}, Batch(deletes=tuple(map(stored, texts)))
+        case "update":
+            method = "update_metadata"
+            arguments, meant = _updates(rng, state)
+        case "write":
+            arguments, meant = _writes(rng, schema, state)
+    meant = replace(meant, content=_content(method, meant))
+    return _with_options(rng, Call(method, arguments, meant), state)
 
 
 def stored(text: str) -> str:
-    """Return the form in which an id of `ids` is kept."""
+    """Return the form in which an id is kept."""
     return _SPELLINGS.get(text, text)
 
 
-def json_values() -> st.SearchStrategy[Json]:
-    """Return JSON values, small ones."""
-    leaves = (
-        st.none()
-        | st.booleans()
-        | st.integers(-(2**53), 2**53)
-        | st.floats(allow_nan=False, allow_infinity=False)
-        | st.text(max_size=5)
-    )
-    return st.recursive(
-        leaves,
-        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
-        max_leaves=4,
-    )
-
-
-def metadata() -> st.SearchStrategy[Metadata]:
-    """Return metadata whose keys meet those of others."""
-    return st.dictionaries(st.sampled_from(["k", "l", "", "\u00fc"]), json_values(), max_size=3)
-
-
-@st.composite
-def queries(draw: st.DrawFn, schema: Schema) -> list[float]:
-    """Return a query of a few exact values."""
-    values = draw(st.lists(st.integers(-20, 20), min_size=1, max_size=DIMENSION_MAX))
-    return [values[index % len(values)] / 4 for index in range(schema.dimension)]
-
-
-@st.composite
-def vectors(draw: st.DrawFn, schema: Schema, count: int) -> tuple[Any, tuple[bytes, ...]]:
+def vectors(rng: Random, schema: Schema, count: int) -> tuple[Any, tuple[bytes, ...]]:
     """Return `count` vectors as users pass them, and the bytes that are stored of each."""
-    generator = np.random.default_rng(draw(st.integers(0, 2**16)))
+    generator = np.random.default_rng(rng.getrandbits(32))
     whole = generator.integers(-100, 101, (count, schema.dimension))
     forms = ["lists", "arrays", "float32", "float64", "fortran", "strided", "big-endian"]
     values: npt.NDArray[Any]
     if schema.vector_type is VectorType.INT8:
         values = whole
         forms += ["int8", "int64"]
-    elif draw(st.booleans()):
+    elif rng.random() < 0.5:
         values = whole / 8  # exact in every type
         forms += ["float16"]
     else:
         values = generator.normal(size=whole.shape) * 100  # rounded to the stored type
         if schema.vector_type is VectorType.FLOAT16:
             forms.remove("float32")  # would be rounded twice
-    given = _shape(values, draw(st.sampled_from(forms)))
     kept = values.astype(schema.vector_type.dtype)
-    return given, tuple(row.tobytes() for row in kept)
+    return _shaped(values, rng.choice(forms)), tuple(row.tobytes() for row in kept)
 
 
-def _shape(values: npt.NDArray[Any], form: str) -> Any:
+def _shaped(values: npt.NDArray[Any], form: str) -> Any:
     match form:
         case "lists":
             return values.tolist()
@@ -162,24 +174,27 @@ def _shape(values: npt.NDArray[Any], form: str) -> Any:
             return values.astype(form)
 
 
-@st.composite
-def _rows(draw: st.DrawFn, schema: Schema, *, distinct: bool) -> tuple[dict[str, Any], Batch]:
+def _metadata(rng: Random) -> Metadata:
+    keys = rng.sample(["k", "l", "", "\u00fc"], rng.randint(0, 3))
+    return {key: rng.choice(_VALUES) for key in keys}
+
+
+def _rows(rng: Random, schema: Schema, *, distinct: bool) -> tuple[dict[str, Any], Batch]:
     """Return ids, vectors and metadata as arguments and as they are meant."""
     texts: list[str] | None = None
-    if draw(st.integers(0, 4)):
-        unique = stored if distinct else None
-        texts = draw(st.lists(ids(), max_size=6, unique_by=unique))
-        if distinct and not texts:
-            texts = ["a"]
-    count = draw(st.integers(1, 5)) if texts is None else len(texts)
-    given, kept = draw(vectors(schema, count))
+    if rng.random() < 0.8:
+        texts = rng.choices(_IDS, k=rng.randint(0, 6))
+        if distinct:
+            texts = list({stored(text): text for text in texts}.values())
+    count = rng.randint(1, 5) if texts is None else len(texts)
+    given, kept = vectors(rng, schema, count)
     values: list[Metadata | None] | None = None
-    if draw(st.booleans()):
-        values = draw(st.lists(st.none() | metadata(), min_size=count, max_size=count))
+    if rng.random() < 0.5:
+        values = [_metadata(rng) if rng.random() < 0.7 else None for _ in range(count)]
     arguments: dict[str, Any] = {"vectors": given}
-    if texts is not None or draw(st.booleans()):
+    if texts is not None or rng.random() < 0.5:
         arguments["ids"] = texts
-    if values is not None or draw(st.booleans()):
+    if values is not None or rng.random() < 0.5:
         arguments["metadata"] = values
     meant = Batch(
         ids=None if texts is None else tuple(map(stored, texts)),
@@ -189,48 +204,18 @@ def _rows(draw: st.DrawFn, schema: Schema, *, distinct: bool) -> tuple[dict[str,
     return arguments, meant
 
 
-def _documents() -> st.SearchStrategy[dict[tuple[str, str], Json]]:
-    return st.dictionaries(st.sampled_from(_NAMES), st.none() | json_values(), max_size=3)
+def _present(rng: Random, state: State, count: int) -> list[str]:
+    """Return ids, most of them of records that exist."""
+    known = list(state.rows)
+    return [rng.choice(known if known and rng.random() < 0.8 else _IDS) for _ in range(count)]
 
 
-@st.composite
-def calls(draw: st.DrawFn, schema: Schema, state: State) -> Call:
-    """Return a call of any writing method, most of which succeed in `state`."""
-    method = draw(st.sampled_from(["upsert", "upsert", "insert", "delete", "update", "write"]))
-    arguments: dict[str, Any] = {}
-    meant = Batch()
-    match method:
-        case "upsert" | "insert":
-            distinct = method == "insert"
-            arguments, meant = draw(_rows(schema, distinct=distinct))
-            meant = replace(meant, is_insert=distinct)
-        case "delete":
-            texts = draw(st.lists(_present(state), max_size=5))
-            arguments, meant = {"ids": texts}, Batch(deletes=tuple(map(stored, texts)))
-        case "update":
-            method = "update_metadata"
-            arguments, meant = draw(_updates(state))
-        case "write":
-            arguments, meant = draw(_writes(schema, state))
-    meant = replace(meant, content=_content(method, meant))
-    return draw(_options(Call(method, arguments, meant), state))
-
-
-def _present(state: State) -> st.SearchStrategy[str]:
-    """Return ids, more often those that exist."""
-    if not state.rows:
-        return ids()
-    return st.sampled_from(list(state.rows)) | ids()
-
-
-@st.composite
-def _updates(draw: st.DrawFn, state: State) -> tuple[dict[str, Any], Batch]:
-    known = st.sampled_from(list(state.rows)) if state.rows else ids()
-    texts = draw(
-        st.lists(known if draw(st.integers(0, 4)) else ids(), max_size=3, unique_by=stored)
-    )
-    values = [draw(metadata()) for _ in texts]
-    mode = draw(st.sampled_from(["merge", "replace"]))
+def _updates(rng: Random, state: State) -> tuple[dict[str, Any], Batch]:
+    known = list(state.rows) if state.rows and rng.random() < 0.9 else _IDS
+    chosen = rng.choices(known, k=rng.randint(0, 3))
+    texts = list({stored(text): text for text in chosen}.values())
+    values = [_metadata(rng) for _ in texts]
+    mode = rng.choice(["merge", "replace"])
     meant = [
         Update(stored(text), value, mode == "merge")
         for text, value in zip(texts, values, strict=True)
@@ -238,47 +223,40 @@ def _updates(draw: st.DrawFn, state: State) -> tuple[dict[str, Any], Batch]:
     return {"ids": texts, "metadata": values, "mode": mode}, Batch(updates=tuple(meant))
 
 
-def _coin() -> st.SearchStrategy[Any]:
-    return st.booleans()
-
-
-@st.composite
-def _writes(draw: st.DrawFn, schema: Schema, state: State) -> tuple[dict[str, Any], Batch]:
+def _writes(rng: Random, schema: Schema, state: State) -> tuple[dict[str, Any], Batch]:
     arguments: dict[str, Any] = {}
     meant = Batch()
-    if draw(_coin()):
-        arguments["upserts"], meant = draw(_rows(schema, distinct=True))
+    if rng.random() < 0.5:
+        arguments["upserts"], meant = _rows(rng, schema, distinct=True)
     taken = set(meant.ids or ())
-    texts = [
-        text for text in draw(st.lists(_present(state), max_size=4)) if stored(text) not in taken
-    ]
-    documents = draw(_documents())
-    if texts or draw(_coin()):
+    texts = [text for text in _present(rng, state, rng.randint(0, 3)) if stored(text) not in taken]
+    chosen = rng.sample(_NAMES, rng.randint(0, 3))
+    documents: dict[tuple[str, str], Json] = {name: rng.choice(_VALUES) for name in chosen}
+    if texts or rng.random() < 0.5:
         arguments["deletes"] = texts
-    if documents or draw(_coin()):
+    if documents or rng.random() < 0.5:
         arguments["documents"] = documents
     meant = replace(meant, deletes=tuple(map(stored, texts)), documents=tuple(documents.items()))
     return arguments, meant
 
 
-@st.composite
-def _options(draw: st.DrawFn, call: Call, state: State) -> Call:
+def _with_options(rng: Random, call: Call, state: State) -> Call:
     """Add what any write may carry: conditions that hold or do not, keys new or used."""
     arguments, meant = dict(call.arguments), call.batch
-    if not draw(st.integers(0, 5)):
-        name = draw(st.sampled_from(_NAMES))
-        value = state.documents.get(name) if draw(st.integers(0, 3)) else "other"
+    if rng.random() < 0.15:
+        name = rng.choice(_NAMES)
+        value = state.documents.get(name) if rng.random() < 0.7 else "other"
         arguments["expect"] = {name: value}
         meant = replace(meant, expect=((name, value),))
-    if not draw(st.integers(0, 5)):
-        arguments["if_lsn"] = draw(st.integers(0, state.lsn) | st.just(state.lsn))
+    if rng.random() < 0.2:
+        arguments["if_lsn"] = rng.choice([state.lsn, rng.randint(0, state.lsn)])
         meant = replace(meant, if_lsn=arguments["if_lsn"])
-    if not draw(st.integers(0, 3)):
-        arguments["idempotency_key"] = draw(st.sampled_from(_KEYS))
+    if rng.random() < 0.2:
+        arguments["idempotency_key"] = rng.choice(_KEYS)
         meant = replace(meant, key=arguments["idempotency_key"])
     for option in ("actor", "reason", "request_id"):
-        if not draw(st.integers(0, 9)):
-            arguments[option] = draw(st.text("abc\u00e9", min_size=1, max_size=9))
+        if rng.random() < 0.1:
+            arguments[option] = rng.choice(["someone", "\u00e9" * 9])
     return Call(call.method, arguments, meant)
 
 
