@@ -396,6 +396,7 @@ class Store:
                 try:
                     old.seal(self.next_hlc())
                 except OutcomeUnknownError as error:
+                    old.close()
                     self.stop_writes(error)
                     raise
 

@@ -59,7 +59,8 @@ def judge(
         collection = database.collection(name)
         uuid = collection.stats().uuid
         found.add(uuid)
-        required[name] = (expected.cut_after or expected.required).get(uuid, 0)
+        promised = expected.required if expected.cut_after is None else expected.cut_after
+        required[name] = promised.get(uuid, 0)
         if uuid not in expected.may_exist:
             wrong.append(Violation("invented", f"collection {name!r} ({uuid})"))
             continue
