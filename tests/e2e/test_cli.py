@@ -12,6 +12,7 @@ from tests.golden import make, trees
 
 import dvecdb
 from dvecdb.cli import main as cli
+from dvecdb.formats.manifest_file import seal_json
 
 SOURCE = Path(__file__).parents[2] / "src"
 CODES_LOG = "collections/codes/wal/0000000001-0000000000000001.wal"
@@ -202,9 +203,8 @@ def test_an_error_is_one_clear_line(run, data, monkeypatch, arguments, expected)
 
 
 def test_a_directory_of_a_newer_version_is_refused(run, data):
-    (data / "LOCK").write_text(
-        '{"format_version": 2, "epoch": 1, "owner": "", "pid": 1, "host": ""}'
-    )
+    content = {"format_version": 2, "epoch": 1, "owner": "", "pid": 1, "host": ""}
+    (data / "LOCK").write_bytes(seal_json(content))
     code, _, error = run("collections", "--data-dir", data)
     assert (code, error.startswith("error: format-too-new: ")) == (2, True)
 

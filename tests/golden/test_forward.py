@@ -134,7 +134,7 @@ ACCEPTED = {
         ),
     ),
     "collection.json": (f"{DOCS}/collection.json", changed_json(optional_features=1, more={})),
-    "LOCK": ("LOCK", lambda data: data.replace(b"{", b'{"more":[1,{"x":2}],', 1)[:512]),
+    "LOCK": ("LOCK", lambda data: changed_json(more=[1, {"x": 2}])(data.rstrip() + b"\n")),
 }
 
 

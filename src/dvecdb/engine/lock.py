@@ -17,7 +17,8 @@ import msgspec
 from dvecdb.engine.storage import close_quietly
 from dvecdb.errors import Code, DirectoryError, HandleError
 from dvecdb.formats import names
-from dvecdb.formats.framing import FORMAT_VERSION, check_format
+from dvecdb.formats.framing import FORMAT_VERSION, FormatError
+from dvecdb.formats.manifest_file import open_json, seal_json
 from dvecdb.records import Epoch
 
 if TYPE_CHECKING:
@@ -58,10 +59,6 @@ class WriterLock:
             content = read_content(files.read_at(self._file, _CONTENT_BYTES, 0))
             if not _take(files, self._file):
                 raise _in_use(content)
-            if content is not None:
-                check_format(
-                    "the data directory", content.format_version, content.required_features
-                )
             before = content.epoch if content is not None else 0
             self.epoch = Epoch(max(before + 1, epoch_min))
             self._content = _encode(
@@ -132,7 +129,6 @@ def look_at_lock(files: Files, root: Dir) -> tuple[Epoch, bool]:
         files.close(file)
     if content is None:
         return Epoch(0), is_held
-    check_format("the data directory", content.format_version, content.required_features)
     return Epoch(content.epoch), is_held
 
 
@@ -167,17 +163,21 @@ def _log_names(files: Files, parent: Dir, collection: str) -> list[str]:
 
 
 def read_content(data: bytes) -> LockContent | None:
-    """Return what LOCK says, or None if it is empty or damaged."""
+    """Return what LOCK says, or None if it is empty or damaged.
+
+    Raises:
+        DirectoryError: `format-too-new`.
+    """
     try:
-        return msgspec.json.decode(data.rstrip(b" \n\0"), type=LockContent)
-    except (msgspec.DecodeError, msgspec.ValidationError, UnicodeDecodeError, RecursionError):
+        return msgspec.convert(open_json(data.rstrip(b" \n\0") + b"\n")[0], LockContent)
+    except (FormatError, msgspec.ValidationError):
         return None
 
 
 def _encode(content: LockContent) -> bytes:
-    line = msgspec.json.encode(content)
-    assert len(line) < _CONTENT_BYTES
-    return line + b" " * (_CONTENT_BYTES - 1 - len(line)) + b"\n"
+    sealed = seal_json(content)
+    assert len(sealed) < _CONTENT_BYTES
+    return sealed + b" " * (_CONTENT_BYTES - 1 - len(sealed)) + b"\n"
 
 
 def _in_use(content: LockContent | None) -> DirectoryError:

@@ -27,24 +27,33 @@ class _Kept(msgspec.Struct, frozen=True):
     details: dict[str, object] = {}  # msgspec copies it
 
 
+def tail_finding(cut: Cut) -> Finding:
+    """Return the finding that names the cut end of a log."""
+    return Finding(
+        code=cut.kind,
+        collection=None,
+        where=f"wal/{cut.log} from byte {cut.offset}",
+        message=(
+            f"wal/{cut.log}: {len(cut.data)} bytes after commit {cut.after_lsn} were cut off "
+            f"({cut.kind.replace('-', ' ')}); a writing open keeps them in "
+            f"quarantine/{_stem(cut)}.bin"
+        ),
+        lost=f"at most commits after {cut.after_lsn} in flight at the crash",
+        details={"after_lsn": cut.after_lsn, "size_bytes": len(cut.data)},
+    )
+
+
+def _stem(cut: Cut) -> str:
+    return f"{cut.log}-{cut.offset}"
+
+
 def quarantine_tail(files: Files, directory: Dir, cut: Cut) -> Finding:
     """Keep the cut end of a log and return the finding that names it. Durable on return.
 
     Raises:
         OSError: as the disk says; `FileExistsError` if it was kept before.
     """
-    stem = f"{cut.log}-{cut.offset}"
-    finding = Finding(
-        code=cut.kind,
-        collection=None,
-        where=f"wal/{cut.log} from byte {cut.offset}",
-        message=(
-            f"wal/{cut.log}: {len(cut.data)} bytes after commit {cut.after_lsn} were cut off "
-            f"({cut.kind.replace('-', ' ')}); they are kept in quarantine/{stem}.bin"
-        ),
-        lost=f"at most commits after {cut.after_lsn} in flight at the crash",
-        details={"after_lsn": cut.after_lsn, "size_bytes": len(cut.data)},
-    )
+    finding, stem = tail_finding(cut), _stem(cut)
     write_file(files, directory, f"{stem}.bin", [cut.data])
     value = {"format_version": 1, "required_features": 0, **msgspec.to_builtins(finding)}
     write_file(files, directory, f"{stem}.json", [seal_json(value)])

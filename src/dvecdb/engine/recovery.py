@@ -22,7 +22,7 @@ from dvecdb.engine.flush import flush_oldest
 from dvecdb.engine.lookup import insert_run, load_runs, make_run
 from dvecdb.engine.manifest import schema_of
 from dvecdb.engine.memtable import Memtable
-from dvecdb.engine.quarantine import known_findings, quarantine_tail
+from dvecdb.engine.quarantine import known_findings, quarantine_tail, tail_finding
 from dvecdb.engine.reclaim import drop_partials
 from dvecdb.engine.replay import Cut, LogFile, Replay, SetAsideError, newest_manifest
 from dvecdb.engine.rows import View
@@ -76,7 +76,7 @@ def _open_directory(files: Files, root: Dir, name: str, *, read_only: bool) -> D
     try:
         return files.open_directory(root, name)
     except FileNotFoundError:
-        if name not in {names.DERIVED, names.QUARANTINE}:
+        if name in {names.MANIFESTS, names.WAL}:  # never empty; others may be, and copies drop them
             raise SetAsideError("directory-missing", name, f"{name}/ is missing") from None
         if read_only:  # nothing of it is needed; an empty stand-in is never written to
             return files.open_directory(root, names.MANIFESTS)
@@ -120,7 +120,10 @@ class _Recovery:
         logs = self._read_logs()
         decoded = self._manifest(logs)
         manifest = decoded.manifest
-        schema = schema_of(manifest.schema)
+        try:
+            schema = schema_of(manifest.schema)
+        except ValueError as error:
+            raise SetAsideError("schema-unknown", names.MANIFESTS, f"schema: {error}") from error
         segments = [self._segment(entry) for entry in manifest.segments]
         view = View(manifest, sorted_segments(segments), [], [])
         for segment in segments:
@@ -165,6 +168,8 @@ class _Recovery:
         if not self._read_only:
             self._take_over(store, replay, logs)
         elif self._access is Access.READ:
+            if replay.cut is not None:
+                self._report(tail_finding(replay.cut))
             with contextlib.suppress(OSError):  # read-only media: what is there, is there
                 self._sync_logs(logs)
         return store

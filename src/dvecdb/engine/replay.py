@@ -252,6 +252,11 @@ class Replay:
 
     def _check_header(self, log: LogFile, found: Scan, where: str) -> None:
         header = found.header
+        if header is not None and (str(header.collection_uuid), str(header.lineage)) != (
+            self.manifest.collection_uuid,
+            self.manifest.lineage,
+        ):
+            raise SetAsideError("wal-foreign", where, f"{where} belongs to another collection")
         if (
             header is None
             or header.first_lsn != self._expected

@@ -56,10 +56,14 @@ def describe_json(data: Buffer) -> Described:
 def describe_lock(data: Buffer) -> Described:
     """Return what LOCK says about the last writer."""
     described: Described = {"kind": "lock", "size_bytes": len(data)}
-    value = _object(bytes(data).rstrip(b" \n\0"))
+    sealed = bytes(data).rstrip(b" \n\0")
+    line, _, rest = sealed.partition(b"\n")
+    value = _object(line)
     if value is None:
         described["damaged"] = text_of(data) or "empty"
         return described
+    found = "blake3:" + digest(line).hex()
+    described["digest"] = found if rest == found.encode() else "damaged"
     _add_fields(described, value, _LOCK_FIELDS)
     return described
 

@@ -90,7 +90,7 @@ def check_format(what: str, version: int, required_features: int) -> None:
         raise DirectoryError(
             Code.FORMAT_TOO_NEW,
             f"{what} needs {found}; this program reads version {FORMAT_VERSION} without further "
-            "required features. Use a newer dvecdb; nothing was changed",
+            "required features. Use a newer dvecdb; no data was changed",
             what=what,
             version=version,
             features=unknown,

@@ -272,13 +272,13 @@ class MemoryDisk:
 
     def write_at(self, file: File, buffers: Sequence[Buffer], offset: int) -> None:
         """Write all of `buffers` from `offset`. On a full disk, as much of it as fits."""
+        if offset < 0:
+            raise failure(errno.EINVAL, "offset")
         data = b"".join(buffers)
         if not data:
             return
         with self._lock:
             inode = self._handles.writable(file, errno.EBADF)
-            if offset < 0:
-                raise failure(errno.EINVAL, "offset")
             content = self.volume.file(inode).content
             fitting = self._size_possible(content.size_bytes) - offset
             if fitting < len(data):
