@@ -61,7 +61,13 @@ class Wal:
         self.syncs = 0
         self.failed = False
         self.marked = True
-        self._file = files.create(directory, self.name)
+        try:
+            self._file = files.create(directory, self.name)
+        except FileExistsError:
+            raise
+        except OSError:
+            self._unmake(directory)
+            raise
         try:
             self._allocated = settings.wal_reserve_bytes + self.size + 2 * len(manifest_copy) + 1024
             files.allocate(self._file, 0, self._allocated)
@@ -71,9 +77,21 @@ class Wal:
             files.sync_directory(directory)
         except (OSError, OutcomeUnknownError):
             close_quietly(files, self._file)
-            with contextlib.suppress(OSError):
-                files.remove(directory, self.name)  # else the next attempt finds the name taken
+            self._unmake(directory)
             raise
+
+    def _unmake(self, directory: Dir) -> None:
+        """Remove the name of a log that could not be made, durably.
+
+        If it came back after a crash, commits that went to the log before it would seem to come
+        from a writer that had lost its right.
+        """
+        try:
+            with contextlib.suppress(FileNotFoundError):
+                self._files.remove(directory, self.name)
+            self._files.sync_directory(directory)
+        except OSError as error:
+            raise self.fail("taking back", error) from error
 
     def reserve(self, size: int, *, may_use_reserve: bool) -> None:
         """Make sure that `size` bytes can be appended.
