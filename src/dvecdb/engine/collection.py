@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 from uuid import UUID
 
 from dvecdb.clock import from_datetime, to_datetime
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from dvecdb.engine.snapshot import OnDamage
     from dvecdb.engine.store import Store
-    from dvecdb.engine.writes import UpdateMode, Write
+    from dvecdb.engine.writes import UpdateMode, Write, WriteOptions
     from dvecdb.records import Commit, Hits, Json, Metadata, Page, Record, Schema
 
 AsOf = int | datetime
@@ -83,13 +83,7 @@ class Collection:
         ids: Sequence[str] | None = None,
         vectors: Any = None,
         metadata: Sequence[Metadata | None] | None = None,
-        *,
-        if_lsn: int | None = None,
-        expect: Mapping[tuple[str, str], Json] | None = None,
-        idempotency_key: str | None = None,
-        actor: str | None = None,
-        reason: str | None = None,
-        request_id: str | None = None,
+        **options: Unpack[WriteOptions],
     ) -> Commit:
         """Write records, replacing those whose ids exist. Durable on return.
 
@@ -99,7 +93,6 @@ class Collection:
         Raises:
             InvalidRequestError, ConflictError, DiskFullError, OutcomeUnknownError, HandleError.
         """
-        options = Options(if_lsn, expect, idempotency_key, actor, reason, request_id)
         return self._write(
             "upsert", options, ids=ids, vectors=_required(vectors), metadata=metadata
         )
@@ -109,20 +102,13 @@ class Collection:
         ids: Sequence[str] | None = None,
         vectors: Any = None,
         metadata: Sequence[Metadata | None] | None = None,
-        *,
-        if_lsn: int | None = None,
-        expect: Mapping[tuple[str, str], Json] | None = None,
-        idempotency_key: str | None = None,
-        actor: str | None = None,
-        reason: str | None = None,
-        request_id: str | None = None,
+        **options: Unpack[WriteOptions],
     ) -> Commit:
         """Write new records; if any id exists nothing is written. Durable on return.
 
         Raises:
             ConflictError: `id-exists`, names them. Others as `upsert`.
         """
-        options = Options(if_lsn, expect, idempotency_key, actor, reason, request_id)
         return self._write(
             "insert", options, ids=ids, vectors=_required(vectors), metadata=metadata, mode="insert"
         )
@@ -130,19 +116,12 @@ class Collection:
     def delete(
         self,
         ids: Sequence[str],
-        *,
-        if_lsn: int | None = None,
-        expect: Mapping[tuple[str, str], Json] | None = None,
-        idempotency_key: str | None = None,
-        actor: str | None = None,
-        reason: str | None = None,
-        request_id: str | None = None,
+        **options: Unpack[WriteOptions],
     ) -> Commit:
         """Delete records; `Commit.count` says how many existed. Durable on return.
 
         Works on a full disk. They stay readable with `as_of` inside the history window.
         """
-        options = Options(if_lsn, expect, idempotency_key, actor, reason, request_id)
         return self._write("delete", options, deletes=_id_list(ids))
 
     def update_metadata(
@@ -151,12 +130,7 @@ class Collection:
         metadata: Sequence[Metadata],
         *,
         mode: UpdateMode = "merge",
-        if_lsn: int | None = None,
-        expect: Mapping[tuple[str, str], Json] | None = None,
-        idempotency_key: str | None = None,
-        actor: str | None = None,
-        reason: str | None = None,
-        request_id: str | None = None,
+        **options: Unpack[WriteOptions],
     ) -> Commit:
         """Change the metadata of existing records and leave their vectors. Durable on return.
 
@@ -165,7 +139,6 @@ class Collection:
         Raises:
             NotFoundError: `id-not-found`; nothing was updated.
         """
-        options = Options(if_lsn, expect, idempotency_key, actor, reason, request_id)
         texts, values = _id_list(ids), list(metadata)
         if len(texts) != len(values):
             raise InvalidRequestError(
@@ -181,19 +154,13 @@ class Collection:
         upserts: Mapping[str, Any] | None = None,
         deletes: Sequence[str] = (),
         documents: Mapping[tuple[str, str], Json] | None = None,
-        if_lsn: int | None = None,
-        expect: Mapping[tuple[str, str], Json] | None = None,
-        idempotency_key: str | None = None,
-        actor: str | None = None,
-        reason: str | None = None,
-        request_id: str | None = None,
+        **options: Unpack[WriteOptions],
     ) -> Commit:
         """Write one atomic batch of upserts, deletes and documents. Durable on return.
 
         upserts: a mapping with `vectors` and, if wanted, `ids` and `metadata`, as `upsert` takes
         them; documents: values by (namespace, key), None removing one.
         """
-        options = Options(if_lsn, expect, idempotency_key, actor, reason, request_id)
         parts = dict(upserts or {})
         unknown = set(parts) - {"ids", "vectors", "metadata"}
         if unknown:
@@ -214,10 +181,10 @@ class Collection:
             documents=documents,
         )
 
-    def _write(self, operation: str, options: Options, **parts: Any) -> Commit:
+    def _write(self, operation: str, options: WriteOptions, **parts: Any) -> Commit:
         self._enter()
         self._store.check_writable()
-        write: Write = self._checker.check(operation, options, **parts)
+        write: Write = self._checker.check(operation, Options(**options), **parts)
         settings = self._store.environment.settings
         self._make_room(write)
         if write.size_bytes >= settings.bulk_bytes and not write.updates:

@@ -114,11 +114,6 @@ class Memtable:
         self.row_ends.append(row_end)
         self.row_end = max(self.row_end, row_end)
 
-    def start_rows_at(self, row: int) -> None:
-        """Begin numbering rows at `row`, after a bulk segment. Only while no row is in here."""
-        assert not self.chunks
-        self.first_row = self.row_end = row
-
     def add_rows(
         self,
         vectors: npt.NDArray[np.generic],

@@ -173,11 +173,6 @@ class Store:
         """The memtable that takes writes."""
         return self.view.memtables[-1]
 
-    @property
-    def uuid_text(self) -> str:
-        """The collection's uuid."""
-        return self.manifest.collection_uuid
-
     def report(self, finding: Finding) -> None:
         """Keep a finding about this collection."""
         self.environment.findings.add(finding)
@@ -394,7 +389,7 @@ class Store:
             self.view = View(self.manifest, self.view.segments, [*memtables, after], self.view.runs)
             if old is not None:
                 try:
-                    old.seal(self.next_hlc())
+                    old.seal(self.next_hlc(), continued=True)
                 except OutcomeUnknownError as error:
                     old.close()
                     self.stop_writes(error)

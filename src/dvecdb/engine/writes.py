@@ -7,7 +7,7 @@ has not touched the collection.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal, TypedDict
 from uuid import UUID, uuid5
 
 import blake3
@@ -90,6 +90,17 @@ class Options:
     actor: str | None = None
     reason: str | None = None
     request_id: str | None = None
+
+
+class WriteOptions(TypedDict, total=False):
+    """`Options` as keyword arguments."""
+
+    if_lsn: int | None
+    expect: Mapping[tuple[str, str], Json] | None
+    idempotency_key: str | None
+    actor: str | None
+    reason: str | None
+    request_id: str | None
 
 
 class WriteChecker:
