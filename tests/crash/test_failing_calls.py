@@ -8,6 +8,7 @@ idempotency key settles which. A file whose sync failed is never synced again.
 import errno
 import gc
 import itertools
+import os
 from collections import Counter
 from random import Random
 
@@ -190,7 +191,7 @@ class Case:
         try:
             self.commit = call()
         except DvecdbError as error:
-            assert error.code in set(Code)
+            assert error.code in set(Code)  # noqa: PT017
             self.error = error
         if self.action is not None:
             if self.error is None:
@@ -220,7 +221,7 @@ class Case:
             commit = rows(99, "q").perform(self.database.collection("docs"))
         except DvecdbError as error:
             stopped = error.code in {Code.WRITES_STOPPED, Code.FENCED}
-            assert stopped or isinstance(error, DiskFullError), error
+            assert stopped or isinstance(error, DiskFullError), error  # noqa: PT017
             assert not isinstance(self.error, DiskFullError), "a full disk must not latch"
             return
         assert not isinstance(self.error, OutcomeUnknownError), "writes must have stopped"

@@ -11,8 +11,8 @@ from dvecdb.engine.lookup import Run, make_run
 from dvecdb.engine.segment import Segment
 from dvecdb.engine.segment_writer import ByteColumn, SegmentContent, remove_partial, write_segment
 from dvecdb.engine.storage import write_failed
-from dvecdb.errors import OutcomeUnknownError
 from dvecdb.engine.store import BulkSegment, Ticket
+from dvecdb.errors import OutcomeUnknownError
 from dvecdb.formats import names
 from dvecdb.formats.columns import block_rows, encode_texts
 from dvecdb.formats.lookup_file import hash_ids

@@ -19,7 +19,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from dvecdb.engine.wal import MANIFEST_SECTION
+from dvecdb.engine.wal import CONTINUED_SECTION, MANIFEST_SECTION
 from dvecdb.formats.batch import batch_tag, decode_batch
 from dvecdb.formats.framing import FormatError, decode_sections
 from dvecdb.formats.manifest_file import decode_manifest
@@ -125,6 +125,16 @@ def _was_synced(record: Found, durable: int) -> bool:
     return lsn < durable or (lsn == durable and record.head.kind is Kind.BATCH)
 
 
+def _is_continued(log: LogFile) -> bool:
+    """Return whether `log` was sealed after the next one was durable."""
+    newest = log.scan.records[-1:]
+    return any(
+        CONTINUED_SECTION in decode_sections(found.control)
+        for found in newest
+        if found.head.kind is Kind.SEAL and found.control is not None
+    )
+
+
 @dataclass(slots=True)
 class Replay:
     """Iterate over (lsn, batch, record hash, hlc) of every batch after the manifest.
@@ -158,6 +168,7 @@ class Replay:
         self.sealed = self.is_new
         if not self.logs and not self.is_new:
             raise SetAsideError("wal-missing", "wal", "there is no log; one is made at every open")
+        self._check_newest()
         for number, log in enumerate(self.logs):
             last = number + 1 == len(self.logs)
             void_from = _FOREVER if last else self.logs[number + 1].first_lsn
@@ -179,6 +190,19 @@ class Replay:
                 self._void(record, f"wal/{log.name}")
                 break
         log.release()
+
+    def _check_newest(self) -> None:
+        """Refuse to go on where the newest log is gone or empty and the one before says it was not.
+
+        Otherwise the commits in it would be missing without a trace.
+        """
+        gone = [log for log in self.logs[-1:] if _is_continued(log)]
+        emptied = [log for log in self.logs[-2:-1] if not self.logs[-1].scan.records]
+        for log in gone or [log for log in emptied if _is_continued(log)]:
+            where = f"wal/{log.name}"
+            raise SetAsideError(
+                "wal-missing", where, f"{where} was continued in a log that is gone or empty"
+            )
 
     def _missing(self, where: str, first: int, last: int) -> None:
         raise SetAsideError(

@@ -8,7 +8,7 @@ clean and let the next sync succeed, so only a fresh file proves anything.
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from dvecdb.engine.storage import close_quietly, disk_full, is_disk_full
 from dvecdb.errors import Code, OutcomeUnknownError
@@ -23,12 +23,15 @@ from dvecdb.formats.wal_record import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from dvecdb.media.files import Buffer, Dir, Files
     from dvecdb.settings import Settings
 
 MANIFEST_SECTION = 1
+CONTINUED_SECTION = 2  # of a seal: the next log was durable before this was written
+
+_NO_SECTIONS: Final[Mapping[int, Buffer]] = {}
 
 
 class Wal:
@@ -183,13 +186,13 @@ class Wal:
         """Record durably how far the log is synced."""
         self._note(Kind.MARKER, hlc)
 
-    def seal(self, hlc: int) -> None:
-        """Write the final record, sync and close."""
-        self._note(Kind.SEAL, hlc)
+    def seal(self, hlc: int, *, continued: bool = False) -> None:
+        """Write the final record, sync and close. continued: the next log exists, durably."""
+        self._note(Kind.SEAL, hlc, {CONTINUED_SECTION: b"\1"} if continued else {})
         self.close()
 
-    def _note(self, kind: Kind, hlc: int) -> None:
-        control = encode_sections({})
+    def _note(self, kind: Kind, hlc: int, sections: Mapping[int, Buffer] = _NO_SECTIONS) -> None:
+        control = encode_sections(sections)
         self.reserve(512, may_use_reserve=True)
         buffers, size = self.encode(kind, self.last_lsn, hlc, control)
         self.append(buffers, size, self.last_lsn)

@@ -43,6 +43,9 @@ never costs more than the data block it lies in:
     72      8     control checksum XXH3-64, seeded with tag + lsn
     80      8     checksum         XXH3-64 of the 80 bytes before; it is the record's hash
 
+Control data of a manifest record is section 1, the file's bytes. That of a seal has section 2 if
+the next log was durable before the seal was written: if that one is missing or empty, it is damage.
+
 Because the hash covers the control checksum, which covers the block checksums, the chain of
 `previous` fields pins the whole history before a record.
 """
