@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, replace
-from random import Random
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -23,6 +22,7 @@ from dvecdb.testing.model import Batch, Update
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from random import Random
 
     import numpy.typing as npt
 
@@ -45,6 +45,7 @@ _NAMES: Final = (("jobs", "a"), ("jobs", "b"), ("tags", "a"), ("tags", "\u00e9")
 _KEYS: Final = ("k1", "k2", "k3")
 _VALUES: Final[tuple[Json, ...]] = (
     None, True, 0, 2**53, -7, 0.1, -1e300, "", "\u4e16\0\n", [], [[1, None], {}], {"": {"k": [0]}},
+    "a log record of more than one sector " * 20,
 )  # fmt: skip
 _METHODS: Final = ("upsert", "upsert", "upsert", "insert", "delete", "update", "write", "write")
 
@@ -60,7 +61,7 @@ class Call:
     def __repr__(self) -> str:
         """Return the call as it would be written, on one line."""
         shown = ", ".join(
-            f"{name}={value.tolist() if isinstance(value, np.ndarray) else value!r}"
+            f"{name}={value.tolist() if isinstance(value, np.ndarray) else value!r:.300}"
             for name, value in self.arguments.items()
         )
         return f"{self.method}({shown})"
@@ -98,17 +99,9 @@ def tiny_settings(*, idle_marker_ms: int = 0) -> st.SearchStrategy[Settings]:
     )
 
 
-def queries(schema: Schema) -> st.SearchStrategy[list[float]]:
-    """Return queries of a few exact values."""
-    values = st.lists(st.integers(-20, 20), min_size=1, max_size=3)
-    return values.map(
-        lambda found: [found[index % len(found)] / 4 for index in range(schema.dimension)]
-    )
-
-
-def calls(schema: Schema, state: State) -> st.SearchStrategy[Call]:
-    """Return calls of any writing method, most of which succeed in `state`."""
-    return st.integers(0, 2**32 - 1).map(lambda seed: random_call(Random(seed), schema, state))
+def random_query(rng: Random, schema: Schema) -> list[float]:
+    """Return a query of exact values, at times one that points nowhere."""
+    return [rng.choice([0, rng.randint(-20, 20)]) / 4 for _ in range(schema.dimension)]
 
 
 def random_call(rng: Random, schema: Schema, state: State) -> Call:
