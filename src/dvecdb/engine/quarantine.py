@@ -50,13 +50,14 @@ def _stem(cut: Cut) -> str:
 def quarantine_tail(files: Files, directory: Dir, cut: Cut) -> Finding:
     """Keep the cut end of a log and return the finding that names it. Durable on return.
 
-    Raises:
-        OSError: as the disk says; `FileExistsError` if it was kept before.
+    What a recovery before, itself cut short, has kept of it stays as it is. Raises `OSError`.
     """
     finding, stem = tail_finding(cut), _stem(cut)
-    write_file(files, directory, f"{stem}.bin", [cut.data])
     value = {"format_version": 1, "required_features": 0, **msgspec.to_builtins(finding)}
-    write_file(files, directory, f"{stem}.json", [seal_json(value)])
+    for name, data in ((f"{stem}.bin", cut.data), (f"{stem}.json", seal_json(value))):
+        if files.stat(directory, name) is None:
+            write_file(files, directory, name, [data])
+    files.sync_directory(directory)
     return finding
 
 

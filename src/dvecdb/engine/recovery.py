@@ -391,9 +391,7 @@ class _Recovery:
         files.sync_directory(directory)
 
     def _keep_tail(self, cut: Cut) -> None:
-        with contextlib.suppress(FileExistsError):
-            finding = quarantine_tail(self._files, self._directories.quarantine, cut)
-            self._report(finding)
+        self._report(quarantine_tail(self._files, self._directories.quarantine, cut))
 
     def _previous_manifest(self, store: Store) -> None:
         """Load the manifest before the installed one: the second root of reclaim."""
