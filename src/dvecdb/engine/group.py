@@ -2,11 +2,16 @@
 
 An uncontended caller commits inline. While it syncs, others queue; when it is done it hands the
 lead to the first of them, who commits for all. Nobody leads for longer than one group.
+
+Those who are done are woken one by the other, the next leader last: threads that wake all at once
+fight for the interpreter's lock, which costs more than the commits, and what the woken bring next
+may still join the next group.
 """
 
 from __future__ import annotations
 
 import threading
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from dvecdb.engine.store import Ticket
@@ -20,14 +25,15 @@ if TYPE_CHECKING:
 
 
 class _Waiter:
-    """A queued ticket; `wake` is held until its outcome, or the lead, is there."""
+    """A queued ticket. `wake` is held until its outcome, or the lead, is there."""
 
-    __slots__ = ("done", "size_bytes", "ticket", "wake")
+    __slots__ = ("done", "following", "size_bytes", "ticket", "wake")
 
     def __init__(self, ticket: Ticket) -> None:
         self.ticket = ticket
         self.size_bytes = ticket.write.size_bytes
         self.done = False
+        self.following: _Waiter | None = None  # whom to wake next
         self.wake = threading.Lock()
         self.wake.acquire()
 
@@ -45,13 +51,6 @@ class GroupCommit:
     def submit(self, write: Write) -> Commit:
         """Commit `write` and return when it is durable. Raises `DvecdbError`."""
         ticket = Ticket(write)
-        self._submit(ticket)
-        if ticket.error is not None:
-            raise ticket.error
-        assert ticket.commit is not None
-        return ticket.commit
-
-    def _submit(self, ticket: Ticket) -> None:
         waiter: _Waiter | None = None
         with self._mutex:
             if self._leading:
@@ -60,15 +59,39 @@ class GroupCommit:
             else:
                 self._leading = True
         if waiter is None:
-            group = [ticket]
-            self._lead(group, [])
-            return
-        waiter.wake.acquire()
-        if waiter.done:
-            return
-        with self._mutex:
-            others = self._take(waiter)
-        self._lead([waiter.ticket, *(other.ticket for other in others)], others)
+            self._lead([ticket], [])
+        else:
+            self._follow(waiter)
+        if ticket.error is not None:
+            raise ticket.error
+        assert ticket.commit is not None
+        return ticket.commit
+
+    def _follow(self, waiter: _Waiter) -> None:
+        """Wait for the outcome, or lead. An interruption comes out when nobody needs us."""
+        interruption = self._wait(waiter)
+        if waiter.following is not None:
+            waiter.following.wake.release()
+        if not waiter.done:
+            with self._mutex:
+                others = self._take(waiter)
+            self._lead([waiter.ticket, *(other.ticket for other in others)], others)
+        if interruption is not None:
+            raise interruption
+
+    def _wait(self, waiter: _Waiter) -> BaseException | None:
+        interruption: BaseException | None = None
+        while True:
+            try:
+                waiter.wake.acquire()
+            except BaseException as error:  # of the main thread: Ctrl-C
+                with self._mutex:
+                    if waiter in self._queue:  # not begun: nothing of it is written
+                        self._queue.remove(waiter)
+                        raise
+                interruption = error
+            else:
+                return interruption
 
     def _take(self, leader: _Waiter) -> list[_Waiter]:
         """Return the waiters that go with `leader`, within the bounds of a group."""
@@ -85,11 +108,13 @@ class GroupCommit:
         try:
             self._commit(group)
         finally:
-            for other in others:  # first: what they bring next may still join the next group
-                other.done = True
-                other.wake.release()
             with self._mutex:
                 successor = self._queue.pop(0) if self._queue else None
                 self._leading = successor is not None
-            if successor is not None:
-                successor.wake.release()
+            for other in others:
+                other.done = True
+            chain = others if successor is None else [*others, successor]
+            for first, second in pairwise(chain):
+                first.following = second
+            if chain:
+                chain[0].wake.release()

@@ -138,10 +138,10 @@ class WriteChecker:
         elif ids is not None or metadata is not None:
             raise _invalid("ids or metadata without vectors; pass vectors, one per id")
         write.deletes = list(dict.fromkeys(canonical_ids(list(deletes)))) if deletes else []
-        write.updates = self._check_updates(updates)
+        write.updates = self._check_updates(updates) if updates else []
         if write.deletes or write.updates:
             _refuse_overlap(write)
-        write.documents = _check_documents(documents or {})
+        write.documents = _check_documents(documents) if documents else []
         write.size_bytes = _size_of(write)
         write.expect = [
             (*_check_document_name(name), value) for name, value in (options.expect or {}).items()
