@@ -5,7 +5,7 @@ from __future__ import annotations
 import mmap
 from typing import TYPE_CHECKING, Final
 
-from dvecdb.cli.main import DAMAGE, OK
+from dvecdb.cli.exit_codes import DAMAGE, OK
 from dvecdb.cli.output import print_json, say
 from dvecdb.formats.describe import companion, describe, text_lines
 

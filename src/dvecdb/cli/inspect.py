@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 import dvecdb
-from dvecdb.cli.main import DAMAGE, OK
+from dvecdb.cli.exit_codes import DAMAGE, OK
 from dvecdb.cli.output import finding_lines, print_json, say, size_text
 
 if TYPE_CHECKING:

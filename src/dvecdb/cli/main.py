@@ -20,13 +20,10 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
+from dvecdb.cli.exit_codes import DAMAGE, INTERRUPTED, OK, USAGE
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-
-OK: Final = 0
-DAMAGE: Final = 1
-USAGE: Final = 2
-_INTERRUPTED: Final = 130
 
 # ClickException, wherever this version of typer keeps it.
 _UsageError: Final[type[Exception]] = typer.BadParameter.__mro__[2]
@@ -129,7 +126,7 @@ def run(arguments: Sequence[str]) -> int:
     except typer.Exit as error:
         return error.exit_code
     except (typer.Abort, KeyboardInterrupt):
-        return _INTERRUPTED
+        return INTERRUPTED
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         return _fail("file-unreadable", f"{where}{error.strerror}", USAGE, as_json=as_json)
