@@ -19,7 +19,7 @@ demo: $(INSTALLED) ## write, crash, reopen and read the past, in a temporary dir
 	$(BIN)/dvecdb demo
 
 test: $(INSTALLED) ## run the tests; PYTEST_ARGS adds arguments
-	$(BIN)/python -m pytest -n 2 $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n 2 --dist worksteal $(PYTEST_ARGS)
 
 check: $(INSTALLED) ## lint, formatting, types, import layers
 	$(BIN)/ruff check
@@ -31,7 +31,7 @@ bench: $(INSTALLED) ## run the benchmarks
 	$(BIN)/python -m benchmarks
 
 soak: $(INSTALLED) ## run the tests for hours, with fresh seeds
-	DVECDB_SOAK=1 $(BIN)/python -m pytest -n 2 --hypothesis-profile=soak \
+	DVECDB_SOAK=1 $(BIN)/python -m pytest -n 2 --dist worksteal --hypothesis-profile=soak \
 		--timeout=7200 --override-ini=faulthandler_timeout=7800 $(PYTEST_ARGS)
 
 format: $(INSTALLED) ## format the code and apply the safe fixes
