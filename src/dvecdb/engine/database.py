@@ -73,7 +73,7 @@ if TYPE_CHECKING:
     from dvecdb.engine.store import Store
     from dvecdb.media.files import Dir, Files
 
-_READ_ONLY_ATTEMPTS: Final = 5
+_READ_ONLY_ATTEMPTS: Final = 20
 _CLOSE_FLUSH_BYTES: Final = 4 * 1024 * 1024
 _CLOSE_FLUSH_COMMITS: Final = 1000
 

@@ -157,6 +157,8 @@ def load_runs(
             continue
         try:
             run = _load(files, derived, name)
+        except FileNotFoundError:
+            continue  # a writer beside us merged it meanwhile
         except (OSError, FormatError) as error:
             where = f"derived/{name}"
             report(Finding("derived-damaged", collection, where, f"{where}: {error}; rebuilt"))

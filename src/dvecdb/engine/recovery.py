@@ -230,6 +230,8 @@ class _Recovery:
             try:
                 stored = decode_manifest(read_file(self._files, directory, name))
                 break
+            except FileNotFoundError as error:  # beside a writer: its successors are there now
+                raise SetAsideError("changed-meanwhile", name, f"{name} is gone") from error
             except (FormatError, OSError) as error:
                 damaged.append(generation)
                 where = f"{names.MANIFESTS}/{name}"
@@ -263,6 +265,8 @@ class _Recovery:
             raise SetAsideError(
                 "segment-lost", where, f"{where} cannot be read ({error!r})"
             ) from error
+        if self._access is Access.READ_BESIDE_WRITER and segment.lacks_vectors:
+            raise SetAsideError("changed-meanwhile", where, f"{where} is going")
         if segment.descriptor.rows != segment.rows:
             raise SetAsideError("segment-lost", where, f"{where} has another number of rows")
         for tag, what in (("lost_vectors", "vectors"), ("lost_metadata", "metadata")):

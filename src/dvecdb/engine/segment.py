@@ -372,6 +372,11 @@ class Segment:
         ), self.entry.vectors_bytes + self.entry.records_bytes
 
     @property
+    def lacks_vectors(self) -> bool:
+        """Whether vectors.bin was not there when the segment was opened."""
+        return self._vectors_file is None
+
+    @property
     def damaged(self) -> bool:
         """Whether any damage is known. A damaged segment is never rewritten or removed."""
         known = (self._block_states == _DAMAGED).any() or (self._page_states == _DAMAGED).any()
