@@ -214,7 +214,8 @@ class Replay:
     ) -> Iterator[tuple[int, Batch, int, int]]:
         found_all = log.scan
         where = f"wal/{log.name}"
-        durable = max(self.manifest.flushed_lsn, 0 if last else void_from - 1, _synced(log))
+        synced = _synced(log)
+        durable = max(self.manifest.flushed_lsn, 0 if last else void_from - 1, synced)
         if found_all.header is None and durable >= log.first_lsn:
             self._note(
                 "wal-header-damaged", where, f"{where}: file header damaged; nothing is lost"
@@ -241,7 +242,7 @@ class Replay:
                     )
                 self._cut(log, record.offset, record, durable)
                 return
-            if _was_synced(record, _synced(log)):
+            if _was_synced(record, synced):
                 self._note_repairs(record, where)
             if record.head.kind is Kind.BATCH and record.head.lsn >= self._expected:
                 self._expected, self.last_hash = record.head.lsn + 1, record.hash
