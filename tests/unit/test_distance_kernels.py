@@ -63,17 +63,22 @@ def test_the_key_of_every_row_lies_within_its_bounds(
     for rows, query in adversaries(kind, dimension):
         if not query.any():
             continue  # `TopK` does not ask kernels about it
-        kernel = make_kernel(query, metric, kind)
-        distances = exact_distances(rows, query, metric)
-        keys = np.array([kernel.key(float(item)) for item in distances])
-        for threshold in (math.inf, float(np.median(keys)), float(keys.min()) - 1e-9):
-            bounds = kernel.bounds(rows, row_norms(rows), threshold)
-            index = np.arange(len(rows)) if bounds.index is None else bounds.index
-            high = bounds.low * bounds.gain + bounds.width
-            assert (bounds.low <= keys[index]).all()
-            assert (high >= keys[index] * (1 - np.sign(keys[index]) * 2.0**-48)).all()
-            left_out = np.setdiff1d(np.arange(len(rows)), index)
-            assert (keys[left_out] > threshold).all()
+        check_bounds(rows, query, metric, kind)
+
+
+def check_bounds(rows: Array, query: Array, metric: Metric, kind: VectorType) -> None:
+    """Whatever threshold is asked about, no key is outside its bounds or left out wrongly."""
+    key = make_kernel(query, metric, kind).key
+    keys = np.array([key(float(item)) for item in exact_distances(rows, query, metric)])
+    for threshold in (math.inf, float(np.median(keys)), float(keys.min()) - 1e-9):
+        kernel = make_kernel(query, metric, kind)  # a kernel remembers what did not help
+        bounds = kernel.bounds(rows, row_norms(rows), threshold)
+        index = np.arange(len(rows)) if bounds.index is None else bounds.index
+        high = bounds.low * bounds.gain + bounds.width
+        assert (bounds.low <= keys[index]).all()
+        assert (high >= keys[index] * (1 - np.sign(keys[index]) * 2.0**-48)).all()
+        left_out = np.setdiff1d(np.arange(len(rows)), index)
+        assert (keys[left_out] > threshold).all()
 
 
 @pytest.mark.parametrize("metric", list(Metric))
@@ -86,12 +91,7 @@ def test_bounds_hold_where_squares_and_products_underflow(metric: Metric, expone
             query = (rng.uniform(-3, 3, dimension) * 10.0**exponent).astype(np.float32)
         if not query.any():
             continue
-        kernel = make_kernel(query, metric, VectorType.FLOAT32)
-        keys = np.array([kernel.key(item) for item in exact_distances(rows, query, metric)])
-        bounds = kernel.bounds(rows, row_norms(rows), math.inf)
-        high = bounds.low * bounds.gain + bounds.width
-        assert (bounds.low <= keys).all()
-        assert (high >= keys * (1 - np.sign(keys) * 2.0**-48)).all()
+        check_bounds(rows, query, metric, VectorType.FLOAT32)
 
 
 @pytest.mark.parametrize("dimension", [1, 3, 31, 32, 33, 63, 64, 65, 1536, 65_536])

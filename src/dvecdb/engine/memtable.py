@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from dvecdb.search.distance import row_norms
+from dvecdb.search.distance import copy_rows, row_norms
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -154,7 +154,7 @@ class Memtable:
     ) -> None:
         chunk, count = self.chunks[-1], end - start
         if not adopt:
-            chunk.vectors[chunk.used : chunk.used + count] = vectors[start:end]
+            copy_rows(vectors[start:end], chunk.vectors[chunk.used : chunk.used + count])
         own_ids = ids if count == len(ids) else ids[start:end]
         chunk.ids += own_ids
         chunk.metadata += metadata[start:end] if metadata else [b""] * count

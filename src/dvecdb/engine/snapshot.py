@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 OnDamage = Literal["fail", "exclude"]
 
 _SCAN_ROWS = 1024
-_SEARCH_BLOCK_BYTES = 4 * 1024 * 1024
+_SEARCH_BLOCK_BYTES = 16 * 1024 * 1024
 _decode = msgspec.json.Decoder().decode
 
 

@@ -20,7 +20,7 @@ import numpy as np
 
 from dvecdb.records import Metric
 from dvecdb.search.exact import exact_distances
-from dvecdb.search.kernels import Kernel, make_kernel, needs_norms, row_norms
+from dvecdb.search.kernels import Kernel, copy_rows, make_kernel, needs_norms, row_norms
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     Numbers = npt.NDArray[np.int64]
     Distances = npt.NDArray[np.float64]
 
-__all__ = ["TopK", "exact_distances", "needs_norms", "row_norms"]
+__all__ = ["TopK", "copy_rows", "exact_distances", "needs_norms", "row_norms"]
 
 PENDING_BYTES: Final = 32 * 1024 * 1024
 PENDING_BYTES_MAX: Final = 4 * PENDING_BYTES

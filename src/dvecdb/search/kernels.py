@@ -11,9 +11,9 @@ to |x| |q|. `_rounding` is that with room to spare for the few operations around
 float64 arithmetic of the definition. A query that had to be rounded (to float16, or to two int8
 parts) adds its residual r by |r . x| <= |r| |x|. Overflow and underflow:
 
-    cosine, dot product   the query is scaled to length 1 first; rows whose length leaves
+    products              the query is scaled to length 1 first; rows whose length leaves
                           `_LENGTH_MIN .. _LENGTH_MAX` are measured exactly instead
-    euclidean, manhattan  sums of terms >= 0 can only overflow to inf, never to NaN, and such
+    differences           sums of terms >= 0 can only overflow to inf, never to NaN, and such
                           rows are beyond `key_max`; underflow is covered by `_tiny`
 
 simsimd's int8 products are exact (32-bit sums of at most 65,536 * 2**14). Its float16 products
@@ -54,6 +54,7 @@ _MANHATTAN_MAX: Final = 2.0**120
 _EXACT: Final = 2.0**-40
 _HALF_MAX: Final = 65_504.0
 _WIDEN_ELEMENTS: Final = 256 * 1024
+_KEPT_LOCK_BYTES: Final = 64 * 1024
 _HALF_MASK: Final = np.uint32(0x8FFFE000).view(np.int32)
 _HALF_SCALE: Final = np.float32(2.0**112)
 
@@ -95,15 +96,40 @@ def make_kernel(query: Float32s, metric: Metric, vector_type: VectorType) -> Ker
     if metric is Metric.EUCLIDEAN and vector_type is not VectorType.INT8:
         if vector_type is VectorType.FLOAT16 and np.abs(query).max() <= _HALF_MAX:
             return _HalfEuclidean(query)
-        return _Differences(query, _euclidean, _EUCLIDEAN_MAX, vector_type)
+        differences = _Differences(query, _euclidean, _EUCLIDEAN_MAX, vector_type)
+        length = _length(query.astype(np.float64))
+        if vector_type is VectorType.FLOAT32 and _LENGTH_MIN <= length <= _LENGTH_MAX:
+            return _ProductsFirst(query, differences)
+        return differences
     return _Products(query, metric, vector_type)
 
 
 def needs_norms(metric: Metric, vector_type: VectorType) -> bool:
     """Tell whether scans of this kind are faster when given `row_norms`."""
     if metric is Metric.EUCLIDEAN:
-        return vector_type is VectorType.INT8
+        return vector_type is not VectorType.FLOAT16
     return metric is not Metric.MANHATTAN
+
+
+def copy_rows(source: Stored, target: Stored) -> None:
+    """Copy `source` into `target`: the same type and shape, `target` in C order.
+
+    A few rows are copied without giving up the interpreter's lock, as numpy would: among many
+    threads that write one row each, getting it back costs more than everything else.
+    """
+    if source.nbytes <= _KEPT_LOCK_BYTES and source.flags.c_contiguous and source.size:
+        target.data.cast("B")[:] = source.data.cast("B")
+    else:
+        np.copyto(target, source)
+
+
+def all_finite(rows: Float32s) -> bool:
+    """Tell whether float32 rows in C order hold neither NaN nor infinities. See `copy_rows`."""
+    if 0 < rows.nbytes <= _KEPT_LOCK_BYTES:
+        flat = rows.reshape(-1)
+        if math.isfinite(float(_simsimd().dot(flat, flat))):
+            return True  # else there is one, or the sum overflowed
+    return bool(np.isfinite(rows).all())
 
 
 def row_norms(rows: Stored) -> Float32s:
@@ -152,6 +178,18 @@ def _faiss() -> Any:
 def _dot(left: Stored, right: Stored) -> Float64s:
     """Return the dot products of the pairs of rows; `left` may be a single row. float64[n]."""
     return np.asarray(_simsimd().dot(left, right))
+
+
+def _products(query: Stored, rows: Stored) -> Float64s:
+    """Return the dot products of every row with the query [1, d] of the same type: float64[n].
+
+    float32 by BLAS, which also uses the other cores: one core alone cannot fill the memory bus.
+    """
+    if rows.dtype != np.float32:
+        return _dot(query, rows)
+    with np.errstate(all="ignore"):  # rows that are not live may hold anything
+        products: Float32s = rows @ query[0]
+        return products.astype(np.float64)
 
 
 def _euclidean(query: Stored, rows: Stored) -> Float64s:
@@ -247,8 +285,40 @@ class _HalfEuclidean:
         return distance
 
 
+class _ProductsFirst:
+    """Euclidean over float32: products drop the rows that are far, differences measure the rest.
+
+    |x - q|^2 = |x|^2 + |q|^2 - 2 x.q is fast and rough: its error grows with the lengths, not
+    with the distance. If it leaves too many rows, as with data far from zero, it is given up.
+    """
+
+    def __init__(self, query: Float32s, differences: _Differences) -> None:
+        self.key_max = differences.key_max
+        self._differences = differences
+        self._rough = _Products(query, Metric.EUCLIDEAN, VectorType.FLOAT32)
+        self._helps = True
+
+    def bounds(self, rows: Stored, norms: Float32s | None, threshold: float) -> Bounds:
+        """See `Kernel`."""
+        if norms is None or not self._helps or threshold > self.key_max:
+            return self._differences.bounds(rows, norms, threshold)
+        if not np.maximum.reduce(norms) <= _LENGTH_MAX:  # short rows: see `_intervals`
+            return self._differences.bounds(rows, norms, threshold)
+        rough = self._rough.bounds(rows, norms, threshold)
+        index = np.flatnonzero(rough.low <= self._rough.key(threshold))
+        self._helps = index.size * 4 <= len(rows)
+        if not index.size:
+            return Bounds(index, rough.low[:0], 1.0, 0.0)
+        near = self._differences.bounds(rows[index], None, threshold)
+        return Bounds(index, near.low, near.gain, near.width)
+
+    def key(self, distance: float) -> float:
+        """See `Kernel`."""
+        return self._differences.key(distance)
+
+
 class _Products:
-    """Cosine and dot product, and Euclidean over int8, by dot products with q / |q|.
+    """Cosine, dot product and, but for float16, Euclidean by dot products with q / |q|.
 
     Keys: cosine - 1, dot product / |q|, Euclidean squared. Int8 has two stages: with the query
     rounded to int8, and for the rows that may still matter with the rounded rest added.
@@ -301,7 +371,8 @@ class _Products:
         if norms is None:
             norms = row_norms(rows)
         lengths = norms.astype(np.float64)
-        products = _dot(self._query, rows) * self._scale
+        products = _products(self._query, rows)
+        products *= self._scale
         self._replace_odd(rows, products, lengths)
         low, width = self._intervals(products, lengths, self._error)
         if self._rest is None:
@@ -343,7 +414,8 @@ class _Products:
         squared = self._length * self._length
         squares = lengths * lengths
         slacks = lengths * (2.1 * self._length * error)
-        slacks += squares * 2.0**-21 + squared * 2.0**-40
+        # The last term covers what underflows in products of short rows, too.
+        slacks += squares * (2.1 * self._norm_error) + squared * 2.0**-40
         low = squares - products * (2.0 * self._length)
         low += squared
         low -= slacks

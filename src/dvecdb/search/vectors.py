@@ -21,6 +21,7 @@ import numpy as np
 
 from dvecdb.errors import Code, InvalidRequestError
 from dvecdb.records import VectorType
+from dvecdb.search.kernels import all_finite, copy_rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -158,7 +159,7 @@ def _from_sequence(vectors: object, dimension: int, *, single: bool) -> npt.NDAr
 def _convert(source: npt.NDArray[Any], target: npt.NDArray[Any], kind: VectorType) -> bool:
     """Copy `source` into `target`, same shape; return whether every value could be stored."""
     if source.dtype == target.dtype:
-        np.copyto(target, source)
+        copy_rows(source, target)
     else:
         with np.errstate(over="ignore", invalid="ignore", under="ignore"):
             np.copyto(target, source, casting="unsafe")
@@ -168,7 +169,7 @@ def _convert(source: npt.NDArray[Any], target: npt.NDArray[Any], kind: VectorTyp
     if kind is VectorType.FLOAT16:
         bits = target.view(np.uint16) & _HALF_EXPONENT
         return not target.size or int(bits.max()) < int(_HALF_EXPONENT)
-    return bool(np.isfinite(target).all())
+    return all_finite(target)
 
 
 def _refuse_values(source: npt.NDArray[Any], kind: VectorType, start: int, label: str) -> NoReturn:
