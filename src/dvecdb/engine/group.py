@@ -1,11 +1,12 @@
 """Group commit: one sync serves everybody who waits for one.
 
-An uncontended caller commits inline. While it syncs, others queue; when it is done it hands the
-lead to the first of them, who commits for all. Nobody leads for longer than one group.
+An uncontended caller commits inline. While it syncs, others queue; when it is done the lead goes
+to the first of them, who commits for all. Nobody leads for longer than one group.
 
-Those who are done are woken one by the other, the next leader last: threads that wake all at once
-fight for the interpreter's lock, which costs more than the commits, and what the woken bring next
-may still join the next group.
+Those who are done are woken one by the other: threads that wake all at once fight for the
+interpreter's lock, which costs more than the commits. The last of them hands on the lead, so that
+what the woken bring next is in the next group: if the first of them could lead at once, every
+other sync would serve its one write.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ class _Waiter:
         self.ticket = ticket
         self.size_bytes = ticket.write.size_bytes
         self.done = False
-        self.following: _Waiter | None = None  # whom to wake next
+        self.following: _Waiter | None = None  # whom to wake next; nobody: hand on the lead
         self.wake = threading.Lock()
         self.wake.acquire()
 
@@ -70,12 +71,14 @@ class GroupCommit:
     def _follow(self, waiter: _Waiter) -> None:
         """Wait for the outcome, or lead. An interruption comes out when nobody needs us."""
         interruption = self._wait(waiter)
-        if waiter.following is not None:
-            waiter.following.wake.release()
         if not waiter.done:
             with self._mutex:
                 others = self._take(waiter)
             self._lead([waiter.ticket, *(other.ticket for other in others)], others)
+        elif waiter.following is not None:
+            waiter.following.wake.release()
+        else:
+            self._hand_on()
         if interruption is not None:
             raise interruption
 
@@ -108,13 +111,19 @@ class GroupCommit:
         try:
             self._commit(group)
         finally:
-            with self._mutex:
-                successor = self._queue.pop(0) if self._queue else None
-                self._leading = successor is not None
             for other in others:
                 other.done = True
-            chain = others if successor is None else [*others, successor]
-            for first, second in pairwise(chain):
+            for first, second in pairwise(others):
                 first.following = second
-            if chain:
-                chain[0].wake.release()
+            if others:
+                others[0].wake.release()
+            else:
+                self._hand_on()
+
+    def _hand_on(self) -> None:
+        """Let the first of the queue lead."""
+        with self._mutex:
+            successor = self._queue.pop(0) if self._queue else None
+            self._leading = successor is not None
+        if successor is not None:
+            successor.wake.release()

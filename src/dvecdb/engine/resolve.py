@@ -6,30 +6,27 @@ not, so the batches of one group commit are resolved in order.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 
 from dvecdb.engine.rows import View, damaged_rows
 from dvecdb.engine.segment import UnreadableError
 from dvecdb.engine.writes import IDEMPOTENCY_NAMESPACE, Write, encode_metadata
 from dvecdb.errors import Code, ConflictError, NotFoundError
+from dvecdb.formats.columns import DocumentEntry
 from dvecdb.records import Commit, Lsn
 
 if TYPE_CHECKING:
-    import numpy.typing as npt
-
-    from dvecdb.formats.columns import DocumentEntry
     from dvecdb.records import Schema
 
 _SHOWN_IDS = 10
 _NO_ROWS = np.zeros(0, dtype=np.uint64)
 
 
-@dataclass(frozen=True, slots=True)
-class State:
+class State(msgspec.Struct, frozen=True):
     """The state a write is resolved against: a view and an LSN, published or not."""
 
     view: View
@@ -37,8 +34,7 @@ class State:
     row_limit: int
 
 
-@dataclass(slots=True)
-class Resolved:
+class Resolved(msgspec.Struct):
     """What a write comes to.
 
     vectors: [rows, dimension] or None for no rows of its own; ends: uint64 rows to end, sorted;

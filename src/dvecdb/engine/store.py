@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from uuid import UUID
 
+import msgspec
 import numpy as np
 
 from dvecdb.engine.lookup import insert_run
@@ -113,8 +114,7 @@ class BulkSegment:
     run_at: Callable[[int], Run]
 
 
-@dataclass(frozen=True, slots=True)
-class Visible:
+class Visible(msgspec.Struct, frozen=True):
     """The newest published state."""
 
     lsn: int

@@ -6,25 +6,25 @@ has not touched the collection.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal, TypedDict
 from uuid import UUID, uuid5
 
 import blake3
 import msgspec
 import numpy as np
+import numpy.typing as npt
 
 from dvecdb.errors import Code, InvalidRequestError
-from dvecdb.records import canonical_ids
+from dvecdb.formats.columns import DocumentEntry
+from dvecdb.records import Json, canonical_ids
 from dvecdb.search.vectors import VectorSource
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
 
-    import numpy.typing as npt
-
-    from dvecdb.formats.columns import DocumentEntry
-    from dvecdb.records import Json, Metadata, Schema
+    from dvecdb.records import Metadata, Schema
     from dvecdb.settings import Settings
 
 Mode = Literal["upsert", "insert"]
@@ -48,9 +48,8 @@ class Update:
     mode: UpdateMode
 
 
-@dataclass(slots=True)
-class Write:
-    """A checked write.
+class Write(msgspec.Struct):
+    """A checked write. A struct, as its neighbours below: made for every row that comes alone.
 
     vectors: stored type [len(ids), dimension], owned, or None if `source` has them still to be
     converted; ids: distinct, one per row; answer_ids: what the commit returns; metadata: JSON
@@ -58,16 +57,16 @@ class Write:
     """
 
     operation: str
-    ids: list[str] = field(default_factory=list)
-    answer_ids: list[str] = field(default_factory=list)
+    ids: list[str] = []
+    answer_ids: list[str] = []
     vectors: npt.NDArray[np.generic] | None = None
     source: VectorSource | None = None
     metadata: list[bytes] | None = None
     mode: Mode = "upsert"
-    deletes: list[str] = field(default_factory=list)
-    updates: list[Update] = field(default_factory=list)
-    documents: list[DocumentEntry] = field(default_factory=list)
-    expect: list[tuple[str, str, Json]] = field(default_factory=list)
+    deletes: list[str] = []
+    updates: list[Update] = []
+    documents: list[DocumentEntry] = []
+    expect: list[tuple[str, str, Json]] = []
     if_lsn: int | None = None
     key: str | None = None
     digest: str | None = None
@@ -77,11 +76,12 @@ class Write:
     @property
     def touched_ids(self) -> list[str]:
         """Every id this write ends or makes."""
+        if not self.deletes and not self.updates:
+            return self.ids
         return [*self.ids, *self.deletes, *(update.id for update in self.updates)]
 
 
-@dataclass(frozen=True, slots=True)
-class Options:
+class Options(msgspec.Struct, frozen=True):
     """What any write may carry."""
 
     if_lsn: int | None = None

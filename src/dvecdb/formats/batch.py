@@ -21,12 +21,13 @@ The data is the rows' vectors, row-major, followed by their metadata JSON, joine
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 
 from dvecdb.formats.columns import (
     METADATA_BLOCK_BYTES,
@@ -42,9 +43,6 @@ from dvecdb.formats.columns import (
 )
 from dvecdb.formats.framing import Buffer, FormatError, decode_sections, encode_sections
 
-if TYPE_CHECKING:
-    import numpy.typing as npt
-
 _BATCH, _ID_SIZES, _IDS, _METADATA, _ENDS, _NOTE, _DOCUMENTS, _CHECKSUMS, _BULK = range(1, 10)
 _FIXED: Final = struct.Struct("<QIIQQII")
 _NO_ROWS: Final = np.zeros(0, dtype=np.uint64)
@@ -59,8 +57,7 @@ class BulkReference:
     directory: str
 
 
-@dataclass(slots=True)
-class Batch:
+class Batch(msgspec.Struct):
     """One atomic batch, its rows and LSN assigned.
 
     vectors: stored bytes of `row_count` rows, or empty for a bulk batch; metadata: JSON bytes by
@@ -74,12 +71,12 @@ class Batch:
     ids: list[str]
     vectors: Buffer
     metadata: list[bytes] | None
-    ends: npt.NDArray[np.uint64] = field(default_factory=lambda: _NO_ROWS)
+    ends: npt.NDArray[np.uint64] = _NO_ROWS
     note: bytes = b"{}"
-    documents: list[DocumentEntry] = field(default_factory=list)
+    documents: list[DocumentEntry] = []
     bulk: BulkReference | None = None
-    lost_vectors: list[int] = field(default_factory=list)  # ordinals; only after decoding damage
-    lost_metadata: list[int] = field(default_factory=list)
+    lost_vectors: list[int] = []  # ordinals; only after decoding damage
+    lost_metadata: list[int] = []
 
 
 def batch_tag(tag: int, lsn: int) -> int:

@@ -94,8 +94,10 @@ class VectorSource:
     def _convert_into(self, rows: npt.NDArray[Any], first: int) -> None:
         kind, step = self._schema.vector_type, max(1, CHUNK_ELEMENTS // self._schema.dimension)
         for start in range(0, len(rows), step):
-            target = rows[start : start + step]
-            part = self._source[first + start : first + start + len(target)]
+            target, part = rows, self._source
+            if len(rows) > step or len(rows) < len(part):
+                target = rows[start : start + step]
+                part = part[first + start : first + start + len(target)]
             if not _convert(part, target, kind):
                 _refuse_values(part, kind, first + start, "item {}, ")
 
