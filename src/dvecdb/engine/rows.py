@@ -164,8 +164,12 @@ class View:
         """
         found = [-1] * len(ids)
         missing: list[int] = []
-        memtables = [memtable for memtable in reversed(self.memtables) if memtable.latest]
-        for index, record_id in enumerate(ids):
+        memtables = [
+            memtable
+            for memtable in reversed(self.memtables)
+            if not memtable.latest.keys().isdisjoint(ids)
+        ]
+        for index, record_id in enumerate(ids) if memtables else ():
             for memtable in memtables:
                 row = self._live_version(memtable, record_id, lsn, row_limit)
                 if row >= 0:
@@ -173,6 +177,8 @@ class View:
                     break
             else:
                 missing.append(index)
+        if not memtables:
+            missing = list(range(len(ids)))
         if missing and self._starts:
             wanted = [ids[index] for index in missing]
             for position, row in self._stored_rows(wanted, lsn, row_limit):
