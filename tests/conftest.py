@@ -4,6 +4,9 @@ import os
 
 from hypothesis import HealthCheck, settings
 
+# Workers share the cores, and a thread of BLAS that waits for a busy one spins.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
 # No deadline and no complaint about slow generation: a busy machine is not a defect.
 _PATIENT = settings(
     deadline=None,

@@ -23,11 +23,15 @@ KINDS = list(itertools.product(Metric, VectorType))
 all_kinds = pytest.mark.parametrize(("metric", "kind"), KINDS)
 
 
-@pytest.fixture(params=["small blocks measured", "every block bounded"], autouse=True)
+@pytest.fixture(
+    params=["small blocks measured", "every block bounded", "bounded by every core"], autouse=True
+)
 def _both_paths(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Run everything with and without the shortcut for small blocks."""
-    if request.param == "every block bounded":
+    """Run everything with and without the shortcut for small blocks, by simsimd and by BLAS."""
+    if request.param != "small blocks measured":
         monkeypatch.setattr(distance, "SMALL_ELEMENTS", 0)
+    if request.param == "bounded by every core":
+        monkeypatch.setattr(kernels, "_SHARED_BYTES", 0)
 
 
 def oracle(rows: Array, query: Array, metric: Metric, limit: int, live: Array | None = None) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import sys
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,6 +23,13 @@ if TYPE_CHECKING:
     Array = npt.NDArray[Any]
 
 KINDS = list(itertools.product(Metric, VectorType))
+
+
+@pytest.fixture(params=["one core", "every core"], autouse=True)
+def _both_libraries(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Multiply blocks of float32 by simsimd, as if they were small, and by BLAS."""
+    shared = 0 if request.param == "every core" else sys.maxsize
+    monkeypatch.setattr(kernels, "_SHARED_BYTES", shared)
 
 
 def adversaries(kind: VectorType, dimension: int) -> Iterator[tuple[Array, Array]]:

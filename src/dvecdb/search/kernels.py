@@ -54,6 +54,7 @@ _MANHATTAN_MAX: Final = 2.0**120
 _EXACT: Final = 2.0**-40
 _HALF_MAX: Final = 65_504.0
 _WIDEN_ELEMENTS: Final = 256 * 1024
+_SHARED_BYTES: Final = 8 * 1024 * 1024
 _KEPT_LOCK_BYTES: Final = 64 * 1024
 _HALF_MASK: Final = np.uint32(0x8FFFE000).view(np.int32)
 _HALF_SCALE: Final = np.float32(2.0**112)
@@ -183,9 +184,10 @@ def _dot(left: Stored, right: Stored) -> Float64s:
 def _products(query: Stored, rows: Stored) -> Float64s:
     """Return the dot products of every row with the query [1, d] of the same type: float64[n].
 
-    float32 by BLAS, which also uses the other cores: one core alone cannot fill the memory bus.
+    Much float32 by BLAS, which also uses the other cores: one core alone cannot fill the memory
+    bus. Little is done before another core is awake, and waits long for one that is busy.
     """
-    if rows.dtype != np.float32:
+    if rows.dtype != np.float32 or rows.nbytes < _SHARED_BYTES:
         return _dot(query, rows)
     with np.errstate(all="ignore"):  # rows that are not live may hold anything
         products: Float32s = rows @ query[0]

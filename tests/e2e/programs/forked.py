@@ -144,10 +144,13 @@ def main(path):
     docs = database.create_collection("docs", dimension=2)
     docs.upsert(ids=["a", "b"], vectors=np.ones((2, 2)))
     if "--outlive" in sys.argv:
+        reading, writing = os.pipe()
         pid = os.fork()
         if pid == 0:
+            os.write(writing, b"!")  # it runs, and has let go of the lock
             time.sleep(60)
             os._exit(0)
+        os.read(reading, 1)
         print(json.dumps({"child": pid}), flush=True)
         os._exit(0)  # without closing: as if killed
     snapshot = docs.snapshot()
