@@ -59,3 +59,8 @@ def from_datetime(moment: datetime) -> int:
 def stamp(nanoseconds: int) -> str:
     """Return the UTC directory stamp `YYYYMMDD_HHMMSS`."""
     return to_datetime(nanoseconds).strftime("%Y%m%d_%H%M%S")
+
+
+def sleep(seconds: float) -> None:
+    """Let the calling thread wait."""
+    time.sleep(seconds)

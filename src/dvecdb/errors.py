@@ -11,7 +11,10 @@ message. A message says what failed, where, what was expected, what was found an
     ├── DiskFullError         retry         nothing written; works again once space is free
     ├── OutcomeUnknownError   reopen        the write may or may not survive; a key settles it
     ├── HandleError           reopen        this handle lost its right to the directory
-    └── DamagedDataError      restore       stored bytes are damaged and were not served
+    ├── DamagedDataError      restore       stored bytes are damaged and were not served
+    ├── AuthError             fix-request   the key is missing, unknown or not allowed to do this
+    ├── UnavailableError      retry         the server did not take or did not finish the request
+    └── ServerError           report-bug    the server failed in a way that nobody foresaw
 """
 
 from __future__ import annotations
@@ -59,6 +62,26 @@ class Code(StrEnum):
     COLLECTION_DELETED = "collection-deleted"
     DAMAGED_DATA = "damaged-data"
     COLLECTION_DAMAGED = "collection-damaged"
+    INVALID_BODY = "invalid-body"
+    UNKNOWN_FIELD = "unknown-field"
+    UNSUPPORTED_MEDIA_TYPE = "unsupported-media-type"
+    UNKNOWN_PATH = "unknown-path"
+    METHOD_NOT_ALLOWED = "method-not-allowed"
+    BODY_TOO_LARGE = "body-too-large"
+    HEADERS_TOO_LARGE = "headers-too-large"
+    TASK_NOT_FOUND = "task-not-found"
+    UNAUTHENTICATED = "unauthenticated"
+    FORBIDDEN = "forbidden"
+    TOO_MANY_REQUESTS = "too-many-requests"
+    REQUEST_TIMEOUT = "request-timeout"
+    DEADLINE_EXCEEDED = "deadline-exceeded"
+    UNREACHABLE = "unreachable"
+    SERVER_ERROR = "server-error"
+    INVALID_SETTINGS = "invalid-settings"
+    PORT_IN_USE = "port-in-use"
+    UNSAFE_ADDRESS = "unsafe-address"
+    KEY_NOT_FOUND = "key-not-found"
+    CANCELLED = "cancelled"
 
 
 class DvecdbError(Exception):
@@ -129,3 +152,25 @@ class DamagedDataError(DvecdbError):
     """Stored bytes are damaged. They were not served; `details` names what is affected."""
 
     advice = "restore"
+
+
+class AuthError(DvecdbError):
+    """The API key is missing or unknown, or its scopes do not allow this. Nothing was done."""
+
+    advice = "fix-request"
+
+
+class UnavailableError(DvecdbError):
+    """The server cannot be reached, is busy, or did not finish in time.
+
+    A write may have been done all the same where the code is `deadline-exceeded` or `unreachable`:
+    the same call with the same idempotency key settles it.
+    """
+
+    advice = "retry"
+
+
+class ServerError(DvecdbError):
+    """The server failed in a way that nobody foresaw; its log knows more under the request id."""
+
+    advice = "report-bug"

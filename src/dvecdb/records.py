@@ -10,8 +10,9 @@ from __future__ import annotations
 import re
 import uuid
 from dataclasses import dataclass, field
+from datetime import datetime
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, NewType
+from typing import TYPE_CHECKING, Any, Literal, NewType, TypedDict
 
 import numpy as np
 
@@ -28,6 +29,9 @@ Epoch = NewType("Epoch", int)
 
 Json = Any  # a JSON value: dict, list, str, int, float, bool or None
 Metadata = dict[str, Json]
+AsOf = int | datetime  # an LSN, or an aware time
+UpdateMode = Literal["merge", "replace"]
+OnDamage = Literal["fail", "exclude"]
 
 ID_LENGTH_MAX = 256
 NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
@@ -152,6 +156,49 @@ class Commit:
     lsn: Lsn
     ids: list[str]
     count: int
+
+
+@dataclass(frozen=True, slots=True)
+class CommitInfo:
+    """What the history says about a batch: when, by whom, why, and how much.
+
+    `time` is what the clock said (UTC); `hlc` is the collection's own time in nanoseconds, which
+    never goes back and which `as_of` a time goes by. `rows` were written and `ended` were replaced
+    or deleted.
+    """
+
+    lsn: Lsn
+    time: datetime
+    hlc: int
+    operation: str
+    actor: str | None
+    reason: str | None
+    request_id: str | None
+    rows: int
+    ended: int
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What any write may carry."""
+
+    if_lsn: int | None = None
+    expect: Mapping[tuple[str, str], Json] | None = None
+    idempotency_key: str | None = None
+    actor: str | None = None
+    reason: str | None = None
+    request_id: str | None = None
+
+
+class WriteOptions(TypedDict, total=False):
+    """`Options` as keyword arguments."""
+
+    if_lsn: int | None
+    expect: Mapping[tuple[str, str], Json] | None
+    idempotency_key: str | None
+    actor: str | None
+    reason: str | None
+    request_id: str | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,23 +9,43 @@ from uuid import UUID
 
 from dvecdb.clock import from_datetime, to_datetime
 from dvecdb.engine.bulk import commit_bulk
+from dvecdb.engine.commits import read_commits
 from dvecdb.engine.group import GroupCommit
 from dvecdb.engine.maintenance import maintain, needs_freeze
 from dvecdb.engine.snapshot import Snapshot
 from dvecdb.engine.verify import verify_store
-from dvecdb.engine.writes import Options, Update, WriteChecker
+from dvecdb.engine.writes import CONFIG_NAMESPACE, Update, WriteChecker
 from dvecdb.errors import Code, DiskFullError, HandleError, InvalidRequestError
-from dvecdb.records import CollectionStats, Epoch, Finding, Lsn, VerifyReport
+from dvecdb.records import (
+    LIMIT_MAX,
+    CollectionStats,
+    CommitInfo,
+    Epoch,
+    Finding,
+    Lsn,
+    Options,
+    VerifyReport,
+    check_whole,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from dvecdb.engine.snapshot import OnDamage
     from dvecdb.engine.store import Store
-    from dvecdb.engine.writes import UpdateMode, Write, WriteOptions
-    from dvecdb.records import Commit, Hits, Json, Metadata, Page, Record, Schema
-
-AsOf = int | datetime
+    from dvecdb.engine.writes import Write
+    from dvecdb.records import (
+        AsOf,
+        Commit,
+        Hits,
+        Json,
+        Metadata,
+        OnDamage,
+        Page,
+        Record,
+        Schema,
+        UpdateMode,
+        WriteOptions,
+    )
 
 
 class Documents:
@@ -152,24 +172,30 @@ class Collection:
         self,
         *,
         upserts: Mapping[str, Any] | None = None,
+        inserts: Mapping[str, Any] | None = None,
         deletes: Sequence[str] = (),
         documents: Mapping[tuple[str, str], Json] | None = None,
         **options: Unpack[WriteOptions],
     ) -> Commit:
-        """Write one atomic batch of upserts, deletes and documents. Durable on return.
+        """Write one atomic batch of upserts or inserts, deletes and documents. Durable on return.
 
-        upserts: a mapping with `vectors` and, if wanted, `ids` and `metadata`, as `upsert` takes
-        them; documents: values by (namespace, key), None removing one.
+        upserts, inserts: a mapping with `vectors` and, if wanted, `ids` and `metadata`, as `upsert`
+        takes them; only one of them. documents: values by (namespace, key), None removing one.
         """
-        parts = dict(upserts or {})
+        if upserts is not None and inserts is not None:
+            raise InvalidRequestError(
+                Code.INVALID_ARGUMENT, "pass upserts or inserts, not both; split the batch"
+            )
+        rows, mode = (upserts, "upsert") if inserts is None else (inserts, "insert")
+        parts = dict(rows or {})
         unknown = set(parts) - {"ids", "vectors", "metadata"}
         if unknown:
             raise InvalidRequestError(
                 Code.INVALID_ARGUMENT,
-                f"upserts: unknown {', '.join(sorted(map(str, unknown)))}; "
+                f"{mode}s: unknown {', '.join(sorted(map(str, unknown)))}; "
                 "expected ids, vectors, metadata",
             )
-        if upserts is not None:
+        if rows is not None:
             _required(parts.get("vectors"))
         return self._write(
             "write",
@@ -177,9 +203,15 @@ class Collection:
             ids=parts.get("ids"),
             vectors=parts.get("vectors"),
             metadata=parts.get("metadata"),
+            mode=mode,
             deletes=_id_list(deletes),
             documents=documents,
         )
+
+    def configure(self, values: Mapping[str, Json], **options: Unpack[WriteOptions]) -> Commit:
+        """Keep settings of the collection as documents of the namespace `_config`. Durable."""
+        documents = {(CONFIG_NAMESPACE, key): value for key, value in values.items()}
+        return self._write("configure", options, documents=documents, reserved=True)
 
     def _write(self, operation: str, options: WriteOptions, **parts: Any) -> Commit:
         self._enter()
@@ -277,13 +309,18 @@ class Collection:
         query: Any,
         *,
         limit: int = 10,
+        where: Mapping[str, Json] | None = None,
         as_of: AsOf | None = None,
         with_metadata: bool = True,
         on_damage: OnDamage = "fail",
     ) -> Hits:
-        """Return the `limit` nearest records, exactly, best first. query: [dimension], finite."""
-        snapshot = self.snapshot(as_of=as_of)
-        return snapshot.search(query, limit=limit, with_metadata=with_metadata, on_damage=on_damage)
+        """Return the `limit` nearest records, exactly, best first. query: [dimension], finite.
+
+        where: only records whose metadata has these top-level fields with these values.
+        """
+        return self.snapshot(as_of=as_of).search(
+            query, limit=limit, where=where, with_metadata=with_metadata, on_damage=on_damage
+        )
 
     def scan(self, *, as_of: AsOf | None = None, with_vectors: bool = False) -> Iterator[Record]:
         """Yield every record of one consistent state, in row order."""
@@ -294,17 +331,38 @@ class Collection:
         *,
         limit: int = 100,
         after: int | None = None,
+        where: Mapping[str, Json] | None = None,
         as_of: AsOf | None = None,
         with_vectors: bool = False,
     ) -> Page:
-        """Return a page of records in row order; `after` is the `next` of the page before."""
+        """Return a page of records in row order; `after` is the `next` of the page before.
+
+        where: only records that match, as in `search`.
+        """
         return self.snapshot(as_of=as_of).scroll(
-            limit=limit, after=after, with_vectors=with_vectors
+            limit=limit, after=after, where=where, with_vectors=with_vectors
         )
 
-    def count(self, *, as_of: AsOf | None = None) -> int:
-        """Return the number of records."""
-        return self.snapshot(as_of=as_of).count()
+    def count(self, *, where: Mapping[str, Json] | None = None, as_of: AsOf | None = None) -> int:
+        """Return the number of records, or of those that match `where`."""
+        return self.snapshot(as_of=as_of).count(where=where)
+
+    def history(self, limit: int = 100, before: int | None = None) -> list[CommitInfo]:
+        """Return up to `limit` commits, newest first; `before` is an LSN, itself not included.
+
+        Reaches back to the horizon. The LSN of the last one is the `before` of the next call.
+
+        Raises:
+            InvalidRequestError: `invalid-argument`.
+        """
+        self._enter()
+        check_whole("limit", limit, 1, LIMIT_MAX)
+        last = int(self._store.visible.lsn)  # first: the view is then at least as new
+        view = self._store.view
+        if before is not None:
+            last = min(check_whole("before", before, 0, 2**63) - 1, last)
+        first = max(1, int(view.manifest.horizon_lsn), last - limit + 1)
+        return read_commits(view, first, last)
 
     # --- care ---
 

@@ -155,7 +155,7 @@ class Database:
 
     def _open(self) -> None:
         files, root = self._files, self._root
-        present = [name for name in files.list_names(root) if name != "lost+found"]
+        present = [name for name in files.list_names(root) if name not in names.NOT_DATA]
         if present and names.COLLECTIONS not in present and names.LOCK not in present:
             raise DirectoryError(
                 Code.NOT_A_DATA_DIRECTORY,

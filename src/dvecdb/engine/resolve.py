@@ -14,9 +14,10 @@ import numpy.typing as npt
 
 from dvecdb.engine.rows import View, damaged_rows
 from dvecdb.engine.segment import UnreadableError
-from dvecdb.engine.writes import IDEMPOTENCY_NAMESPACE, Write, encode_metadata
+from dvecdb.engine.writes import IDEMPOTENCY_NAMESPACE, Write
 from dvecdb.errors import Code, ConflictError, NotFoundError
 from dvecdb.formats.columns import DocumentEntry
+from dvecdb.formats.json_value import encode_metadata
 from dvecdb.records import Commit, Lsn
 
 if TYPE_CHECKING:

@@ -6,29 +6,29 @@ for as long as it is held.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import msgspec
 import numpy as np
 
+from dvecdb.engine.matching import Matching
 from dvecdb.engine.rows import damaged_rows, live_mask
 from dvecdb.engine.segment import Segment, UnreadableError
 from dvecdb.errors import Code, InvalidRequestError
 from dvecdb.records import LIMIT_MAX, Hit, Hits, Lsn, Page, Record, canonical_ids, check_whole
 from dvecdb.search.distance import TopK, needs_norms
+from dvecdb.search.filters import parse_filter
 from dvecdb.search.vectors import check_query
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from types import TracebackType
 
     import numpy.typing as npt
 
     from dvecdb.engine.memtable import Chunk
     from dvecdb.engine.rows import View
-    from dvecdb.records import Json, Schema
-
-OnDamage = Literal["fail", "exclude"]
+    from dvecdb.records import Json, OnDamage, Schema
 
 _SCAN_ROWS = 1024
 _SEARCH_BLOCK_BYTES = 16 * 1024 * 1024
@@ -149,13 +149,15 @@ class Snapshot:
         query: Any,  # arrays and lists of any kind
         *,
         limit: int = 10,
+        where: Mapping[str, Json] | None = None,
         with_metadata: bool = True,
         on_damage: OnDamage = "fail",
     ) -> Hits:
         """Return the `limit` nearest records, exactly, nearest first, ties by row.
 
-        query: [dimension], finite. With `on_damage="exclude"` records whose bytes are damaged are
-        left out and listed in `Hits.excluded`.
+        query: [dimension], finite; where: only records whose metadata has these top-level fields
+        with these values (`search.filters`). With `on_damage="exclude"` records whose bytes are
+        damaged are left out and listed in `Hits.excluded`.
 
         Raises:
             InvalidRequestError: `wrong-dimension`, `not-finite`, `invalid-argument`.
@@ -168,27 +170,43 @@ class Snapshot:
             )
         vector = check_query(query, self._schema.dimension)
         nearest = TopK(vector, self._schema.metric, self._schema.vector_type, limit)
+        matching = self._matching(where)
         damaged: list[int] = []
         for segment in self._view.row_segments:
-            self._offer_segment(nearest, segment, damaged)
+            self._offer_segment(nearest, segment, damaged, matching)
         for chunk, count in self._view.chunks(self._row_limit):
-            self._offer_chunk(nearest, chunk, count, damaged)
+            self._offer_chunk(nearest, chunk, count, damaged, matching)
+        if matching is not None:
+            damaged = sorted(damaged + matching.damaged)
         excluded = self._name_rows(damaged)
         if excluded and on_damage == "fail":
+            what = "vectors" if matching is None else "vectors or metadata"
             raise damaged_rows(
-                excluded, "stored vectors are damaged; on_damage='exclude' answers without them"
+                excluded, f"stored {what} are damaged; on_damage='exclude' answers without them"
             )
         rows, distances = nearest.result()
         return self._hits(
             rows, distances, excluded, with_metadata=with_metadata, on_damage=on_damage
         )
 
-    def _offer_segment(self, nearest: TopK, segment: Segment, damaged: list[int]) -> None:
+    def _matching(self, where: Mapping[str, Json] | None) -> Matching | None:
+        parsed = parse_filter(where)
+        return None if parsed is None else Matching(self._view, parsed)
+
+    def _offer_segment(
+        self, nearest: TopK, segment: Segment, damaged: list[int], matching: Matching | None
+    ) -> None:
         total = min(segment.row_end, self._row_limit) - segment.first_row
         step = max(1, _SEARCH_BLOCK_BYTES // self._schema.vector_bytes)
         for start in range(0, max(total, 0), step):
             end = min(start + step, total)
             live = live_mask(segment.ends[start:end], self.lsn) if segment.ended_count else None
+            if matching is not None:
+                live = np.ones(end - start, dtype=np.bool_) if live is None else live
+                asked = np.flatnonzero(live)
+                live[asked] = matching.select(segment, asked + start)
+                if not live.any():
+                    continue
             bad = segment.unreadable_vectors(start, end)
             if len(bad):
                 live = np.ones(end - start, dtype=np.bool_) if live is None else live
@@ -201,8 +219,18 @@ class Snapshot:
                 norms = segment.norms(start, end) if self._needs_norms else None
                 nearest.offer(segment.vectors[start:end], first, live, norms)
 
-    def _offer_chunk(self, nearest: TopK, chunk: Chunk, count: int, damaged: list[int]) -> None:
+    def _offer_chunk(
+        self,
+        nearest: TopK,
+        chunk: Chunk,
+        count: int,
+        damaged: list[int],
+        matching: Matching | None,
+    ) -> None:
         live = live_mask(chunk.ends[:count], self.lsn)
+        if matching is not None:
+            asked = np.flatnonzero(live)
+            live[asked] = matching.select(chunk, asked)
         lost = [row for memtable in self._view.memtables for row in memtable.lost_vectors]
         for row in lost:
             if chunk.first_row <= row < chunk.first_row + count and live[row - chunk.first_row]:
@@ -277,9 +305,24 @@ class Snapshot:
 
     # --- all rows ---
 
-    def count(self) -> int:
-        """Return the number of records."""
-        return self._view.count(self.lsn, self._row_limit)
+    def count(self, *, where: Mapping[str, Json] | None = None) -> int:
+        """Return the number of records, or of those that match `where`.
+
+        Raises:
+            InvalidRequestError: `invalid-argument`.
+            DamagedDataError: `damaged-data`, names the ids that may or may not match.
+        """
+        matching = self._matching(where)
+        if matching is None:
+            return self._view.count(self.lsn, self._row_limit)
+        total = sum(len(rows) for rows in self._live_rows(0, matching))
+        self._refuse_untold(matching)
+        return total
+
+    def _refuse_untold(self, matching: Matching | None) -> None:
+        if matching is not None and matching.damaged:
+            named = self._name_rows(sorted(matching.damaged))
+            raise damaged_rows(named, "stored metadata is damaged, so these may or may not match")
 
     def scan(self, *, with_vectors: bool = False) -> Iterator[Record]:
         """Yield every record in row order.
@@ -294,9 +337,16 @@ class Snapshot:
                 )
 
     def scroll(
-        self, *, limit: int = 100, after: int | None = None, with_vectors: bool = False
+        self,
+        *,
+        limit: int = 100,
+        after: int | None = None,
+        where: Mapping[str, Json] | None = None,
+        with_vectors: bool = False,
     ) -> Page:
         """Return up to `limit` records in row order; `after` is the `next` of the page before.
+
+        where: only records that match, as in `search`.
 
         Raises:
             InvalidRequestError: `invalid-argument`.
@@ -307,7 +357,9 @@ class Snapshot:
             check_whole("after", after, 0, 2**63)
         taken: list[npt.NDArray[np.int64]] = []
         missing = limit + 1
-        for rows in self._live_rows(0 if after is None else after + 1):
+        matching = self._matching(where)
+        for rows in self._live_rows(0 if after is None else after + 1, matching):
+            self._refuse_untold(matching)
             taken.append(rows[:missing])
             missing -= len(taken[-1])
             if not missing:
@@ -316,21 +368,29 @@ class Snapshot:
         records = self._records(found[:limit], with_vectors=with_vectors)
         return Page(records, int(found[limit - 1]) if len(found) > limit else None)
 
-    def _live_rows(self, first: int) -> Iterator[npt.NDArray[np.int64]]:
-        """Yield the live rows from `first` on, rising."""
-        sources: list[tuple[int, npt.NDArray[np.uint64]]] = []
+    def _live_rows(
+        self, first: int, matching: Matching | None = None
+    ) -> Iterator[npt.NDArray[np.int64]]:
+        """Yield the live rows from `first` on that match, rising."""
+        sources: list[tuple[int, Segment | Chunk, int]] = []
         for segment in self._view.row_segments:
             count = min(segment.row_end, self._row_limit) - segment.first_row
             if count > 0:
-                sources.append((segment.first_row, segment.ends[:count]))
+                sources.append((segment.first_row, segment, count))
         for chunk, count in self._view.chunks(self._row_limit):
-            sources.append((chunk.first_row, chunk.ends[:count]))
-        for start, ends in sorted(sources, key=lambda item: item[0]):
+            sources.append((chunk.first_row, chunk, count))
+        for start, source, count in sorted(sources, key=lambda item: item[0]):
             skip = max(first - start, 0)
-            if skip < len(ends):
-                live = np.flatnonzero(live_mask(ends[skip:], self.lsn))
+            if skip >= count:
+                continue
+            live = np.flatnonzero(live_mask(source.ends[skip:count], self.lsn)) + skip
+            if matching is None:
                 if len(live):
-                    yield live + (start + skip)
+                    yield live + start
+                continue
+            for begin in range(0, len(live), _SCAN_ROWS):
+                asked = live[begin : begin + _SCAN_ROWS]
+                yield asked[matching.select(source, asked)] + start
 
     # --- documents ---
 

@@ -6,9 +6,8 @@ has not touched the collection.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Literal, TypedDict
+from typing import TYPE_CHECKING, Any, Final, Literal
 from uuid import UUID, uuid5
 
 import blake3
@@ -18,25 +17,25 @@ import numpy.typing as npt
 
 from dvecdb.errors import Code, InvalidRequestError
 from dvecdb.formats.columns import DocumentEntry
+from dvecdb.formats.json_value import bad_metadata, encode_json, encode_metadata
 from dvecdb.records import Json, canonical_ids
 from dvecdb.search.vectors import VectorSource
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
-    from dvecdb.records import Metadata, Schema
+    from dvecdb.records import Metadata, Options, Schema, UpdateMode
     from dvecdb.settings import Settings
 
 Mode = Literal["upsert", "insert"]
-UpdateMode = Literal["merge", "replace"]
 
 IDEMPOTENCY_NAMESPACE: Final = "_idempotency"
+CONFIG_NAMESPACE: Final = "_config"
 DOCUMENT_NAME_LENGTH_MAX: Final = 256
 DOCUMENT_BYTES_MAX: Final = 1024 * 1024
 NOTE_TEXT_LENGTH_MAX: Final = 1024
 
 _encode = msgspec.json.Encoder().encode
-_decode = msgspec.json.Decoder().decode
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,28 +80,6 @@ class Write(msgspec.Struct):
         return [*self.ids, *self.deletes, *(update.id for update in self.updates)]
 
 
-class Options(msgspec.Struct, frozen=True):
-    """What any write may carry."""
-
-    if_lsn: int | None = None
-    expect: Mapping[tuple[str, str], Json] | None = None
-    idempotency_key: str | None = None
-    actor: str | None = None
-    reason: str | None = None
-    request_id: str | None = None
-
-
-class WriteOptions(TypedDict, total=False):
-    """`Options` as keyword arguments."""
-
-    if_lsn: int | None
-    expect: Mapping[tuple[str, str], Json] | None
-    idempotency_key: str | None
-    actor: str | None
-    reason: str | None
-    request_id: str | None
-
-
 class WriteChecker:
     """Turns arguments into a `Write` for one collection."""
 
@@ -126,8 +103,9 @@ class WriteChecker:
         deletes: Sequence[str] = (),
         updates: Sequence[Update] = (),
         documents: Mapping[tuple[str, str], Json] | None = None,
+        reserved: bool = False,
     ) -> Write:
-        """Return the checked write.
+        """Return the checked write. `reserved`: the documents may lie in our own namespaces.
 
         Raises:
             InvalidRequestError: whichever argument is wrong; nothing was written.
@@ -141,7 +119,7 @@ class WriteChecker:
         write.updates = self._check_updates(updates) if updates else []
         if write.deletes or write.updates:
             _refuse_overlap(write)
-        write.documents = _check_documents(documents) if documents else []
+        write.documents = _check_documents(documents, reserved=reserved) if documents else []
         write.size_bytes = _size_of(write)
         write.expect = [
             (*_check_document_name(name), value) for name, value in (options.expect or {}).items()
@@ -199,7 +177,7 @@ class WriteChecker:
         self, metadata: Sequence[Metadata | None], count: int
     ) -> list[bytes] | None:
         if isinstance(metadata, (dict, str, bytes)):
-            raise _bad_metadata(0, "metadata is a list with one object or None per vector")
+            raise bad_metadata(0, "metadata is a list with one object or None per vector")
         values = list(metadata)
         if len(values) != count:
             raise _invalid(
@@ -229,47 +207,6 @@ def _size_of(write: Write) -> int:
     metadata = sum(map(len, write.metadata)) if write.metadata else 0
     vectors = write.vectors.nbytes if write.vectors is not None else 0
     return vectors + (write.source.stored_bytes if write.source is not None else 0) + metadata
-
-
-def encode_metadata(value: object, item: int, size_max: int) -> bytes:
-    """Return the JSON bytes of a metadata object.
-
-    Raises:
-        InvalidRequestError: `invalid-metadata` or `metadata-too-large`, names the item.
-    """
-    if not isinstance(value, dict):
-        raise _bad_metadata(item, f"expected a JSON object or None, found {type(value).__name__}")
-    encoded = encode_json(value, f"metadata of item {item}", Code.INVALID_METADATA)
-    if len(encoded) > size_max:
-        raise InvalidRequestError(
-            Code.METADATA_TOO_LARGE,
-            f"item {item}: metadata of {len(encoded)} bytes, at most {size_max} are allowed",
-            item=item,
-            found=len(encoded),
-            limit=size_max,
-        )
-    return encoded
-
-
-def encode_json(value: object, what: str, code: Code) -> bytes:
-    """Return JSON bytes that decode to exactly `value`.
-
-    Raises:
-        InvalidRequestError: `code`; NaN, keys that are no text, tuples, dates and the like would
-            come back as something else.
-    """
-    try:
-        encoded = _encode(value)
-        same = _decode(encoded) == value
-    except (TypeError, ValueError, OverflowError, RecursionError, msgspec.MsgspecError) as error:
-        raise InvalidRequestError(code, f"{what} is not JSON: {error}") from None
-    if not same:
-        raise InvalidRequestError(
-            code,
-            f"{what} would not come back as it is: use text keys and only objects, lists, text, "
-            "finite numbers, true, false and null",
-        )
-    return encoded
 
 
 def _settle_duplicates(write: Write) -> None:
@@ -304,11 +241,13 @@ def _refuse_overlap(write: Write) -> None:
         seen.add(record_id)
 
 
-def _check_documents(documents: Mapping[tuple[str, str], Json]) -> list[DocumentEntry]:
+def _check_documents(
+    documents: Mapping[tuple[str, str], Json], *, reserved: bool
+) -> list[DocumentEntry]:
     entries: list[DocumentEntry] = []
     for name, value in documents.items():
         namespace, key = _check_document_name(name)
-        if namespace.startswith("_"):
+        if namespace.startswith("_") and not reserved:
             raise _invalid(f"document namespace {namespace!r}: a leading underscore is reserved")
         encoded = None
         if value is not None:
@@ -382,7 +321,3 @@ def _digest(write: Write, *, made_ids: bool) -> str:
 
 def _invalid(message: str) -> InvalidRequestError:
     return InvalidRequestError(Code.INVALID_ARGUMENT, message)
-
-
-def _bad_metadata(item: int, message: str) -> InvalidRequestError:
-    return InvalidRequestError(Code.INVALID_METADATA, f"item {item}: {message}", item=item)

@@ -3,6 +3,7 @@
     DATA_DIR/LOCK .ballast collections/ .deleted/
     collections/<name>/collection.json [deletion.json]
                        manifests/ wal/ segments/ derived/ quarantine/
+    .server/keys/ audit/ tasks/            what a server keeps; the engine leaves it alone
 
 A name that begins with `.partial-` is being written and belongs to nobody after a crash.
 """
@@ -16,6 +17,12 @@ LOCK: Final = "LOCK"
 BALLAST: Final = ".ballast"
 COLLECTIONS: Final = "collections"
 TRASH: Final = ".deleted"
+SERVER: Final = ".server"
+KEYS: Final = "keys"
+AUDIT: Final = "audit"
+TASKS: Final = "tasks"
+NOT_DATA: Final = frozenset({SERVER, "lost+found"})
+"""What may lie in a directory that is to become a data directory."""
 COLLECTION_FILE: Final = "collection.json"
 DELETION_FILE: Final = "deletion.json"
 MANIFESTS: Final = "manifests"
@@ -30,6 +37,9 @@ _MANIFEST: Final = re.compile(r"(\d{12})\.json")
 _WAL: Final = re.compile(r"(\d{10})-(\d{16})\.wal")
 _SEGMENT: Final = re.compile(r"(\d{16})-(\d{16})-([0-9a-f]{32})")
 _LOOKUP: Final = re.compile(r"lookup-(\d{16})-(\d{16})-([0-9a-f]{8})\.idx")
+_KEY: Final = re.compile(r"([0-9a-f]{12})(\.revoked)?\.json")
+_AUDIT: Final = re.compile(r"(\d{10})\.jsonl")
+_TASK: Final = re.compile(r"(\d{10})\.(started|ended)\.json")
 
 
 def manifest_name(generation: int) -> str:
@@ -74,3 +84,36 @@ def parse_lookup_name(name: str) -> tuple[int, int] | None:
     """Return first row and row end in a lookup file's name, or None."""
     match = _LOOKUP.fullmatch(name)
     return (int(match[1]), int(match[2])) if match else None
+
+
+def key_name(key_id: str, *, revoked: bool = False) -> str:
+    """Return the name of an API key's file, or of the file that revokes it."""
+    return f"{key_id}.revoked.json" if revoked else f"{key_id}.json"
+
+
+def parse_key_name(name: str) -> tuple[str, bool] | None:
+    """Return the id in a key file's name and whether it revokes the key, or None."""
+    match = _KEY.fullmatch(name)
+    return (match[1], match[2] is not None) if match else None
+
+
+def audit_name(number: int) -> str:
+    """Return the name of a file of the audit log."""
+    return f"{number:010d}.jsonl"
+
+
+def parse_audit_name(name: str) -> int | None:
+    """Return the number in the name of a file of the audit log, or None."""
+    match = _AUDIT.fullmatch(name)
+    return int(match[1]) if match else None
+
+
+def task_name(task_id: str, *, ended: bool = False) -> str:
+    """Return the name of the file that says that a task was started, or how it ended."""
+    return f"{task_id}.ended.json" if ended else f"{task_id}.started.json"
+
+
+def parse_task_name(name: str) -> tuple[str, bool] | None:
+    """Return the task id in a name and whether the file says how the task ended, or None."""
+    match = _TASK.fullmatch(name)
+    return (match[1], match[2] == "ended") if match else None

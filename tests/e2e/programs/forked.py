@@ -27,11 +27,13 @@ DATABASE_CALLS = {
     "findings": {},
 }
 COLLECTION_CALLS = {
+    "configure": {"values": {"k": 1}},
     "count": {},
     "delete": {"ids": ["a"]},
     "findings": {},
     "flush": {},
     "get": {"ids": ["a"]},
+    "history": {},
     "insert": {"ids": ["x"], "vectors": [[1, 2]]},
     "scan": {},
     "scroll": {},
