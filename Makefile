@@ -10,7 +10,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench soak format
+.PHONY: help demo test check bench soak format dist
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 10
@@ -34,6 +34,9 @@ soak: $(INSTALLED) ## run the tests for hours, with fresh seeds
 	DVECDB_SOAK=1 $(BIN)/python -m pytest -n 2 --dist worksteal --hypothesis-profile=soak \
 		--timeout=7200 --override-ini=faulthandler_timeout=7800 $(PYTEST_ARGS)
 
+dist: $(INSTALLED) ## build wheel and source archive into dist/
+	.venv/uv/bin/uv build --python $(BIN)/python
+
 format: $(INSTALLED) ## format the code and apply the safe fixes
 	$(BIN)/ruff check --fix-only
 	$(BIN)/ruff format
@@ -43,5 +46,5 @@ $(INSTALLED): pyproject.toml uv.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "dvecdb needs Python 3.11 or newer; set PYTHON")'
 	test -x .venv/uv/bin/uv || { $(PYTHON) -m venv .venv && $(PYTHON) -m venv .venv/uv; }
 	.venv/uv/bin/python -m pip install --quiet uv==$(UV_VERSION)
-	UV_PROJECT_ENVIRONMENT=.venv .venv/uv/bin/uv sync --frozen --all-groups --python $(BIN)/python
+	UV_PROJECT_ENVIRONMENT=.venv .venv/uv/bin/uv sync --frozen --all-groups --all-extras --python $(BIN)/python
 	@touch $@

@@ -1,0 +1,50 @@
+"""The names under which the server reports: log events and metrics, each declared once.
+
+An event is a name and facts, not prose. Never in a fact: vectors, metadata, documents, keys.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Final
+
+
+class Event(StrEnum):
+    """Log events. Operators search for them: a name does not change its meaning."""
+
+    SERVER_STARTED = "server.started"
+    SERVER_STOPPING = "server.stopping"
+    SERVER_STOPPED = "server.stopped"
+    SETTING_IGNORED = "server.setting_ignored"
+    UNSAFE_ADDRESS = "server.unsafe_address"
+    RECOVERY = "recovery"
+    FINDING = "recovery.finding"
+    REQUEST = "request"
+    REQUEST_FAILED = "request.failed"
+    METRICS_FAILED = "metrics.failed"
+    LIBRARY = "library"
+
+
+# --- metrics: `dvecdb_` noun, unit, and `_total` for what only grows -----------------------------
+
+REQUESTS: Final = "dvecdb_requests_total"
+REQUEST_DURATION: Final = "dvecdb_request_duration_seconds"
+REQUESTS_IN_FLIGHT: Final = "dvecdb_requests_in_flight"
+CONNECTIONS: Final = "dvecdb_connections"
+CONNECTIONS_REFUSED: Final = "dvecdb_connections_refused_total"
+COLLECTIONS: Final = "dvecdb_collections"
+COLLECTIONS_DAMAGED: Final = "dvecdb_collections_damaged"
+ROWS: Final = "dvecdb_rows"
+ROWS_WRITTEN: Final = "dvecdb_rows_written"
+SEGMENT_BYTES: Final = "dvecdb_segment_bytes"
+MEMTABLE_BYTES: Final = "dvecdb_memtable_bytes"
+WAL_BYTES: Final = "dvecdb_wal_bytes"
+SYNCS: Final = "dvecdb_syncs_total"
+FINDINGS: Final = "dvecdb_findings"
+DISK_FREE_BYTES: Final = "dvecdb_disk_free_bytes"
+DISK_RESERVE_BYTES: Final = "dvecdb_disk_reserve_bytes"
+AUDIT_ERRORS: Final = "dvecdb_audit_errors_total"
+LOG_LINES_DROPPED: Final = "dvecdb_log_lines_dropped_total"
+TASKS: Final = "dvecdb_tasks"
+UPTIME: Final = "dvecdb_uptime_seconds"
+BUILD_INFO: Final = "dvecdb_build_info"

@@ -1,0 +1,350 @@
+"""Requests and answers of the endpoints kept from before: lenient in, the same to the key out.
+
+Unknown fields are ignored, enum values are taken in any case, what may be missing may be null.
+Answers have exactly these keys in this order: the old clients forbid any other.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+from msgspec import UNSET, UnsetType
+
+from dvecdb.errors import Code, InvalidRequestError
+from dvecdb.records import Metric, Schema, VectorType, parse_metric, parse_vector_type
+from dvecdb.wire.bodies import AsOf, DocumentValue, Metadata
+from dvecdb.wire.vectors import Vector
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+LIMIT: Final = 10
+"""Results of a search or a scroll that does not say how many."""
+
+
+class LenientRequest(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A request: what it does not know it ignores."""
+
+
+class LegacyAnswer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """An answer with exactly these keys."""
+
+
+# --- collections ---
+
+
+class IndexConfig(LenientRequest, frozen=True):
+    """Parameters of an index. Kept and answered; search is exact without one."""
+
+    max_connections: int = 16
+    ef_construction: int = 200
+    ef_search: int = 50
+    max_layer: int = 16
+
+
+class CreateRequest(LenientRequest, frozen=True):
+    """Create a collection."""
+
+    name: str
+    dimension: int
+    distance_metric: str = "Cosine"
+    vector_type: str | None = None
+    index_config: IndexConfig | None = None
+
+
+class IndexParameters(LegacyAnswer, frozen=True):
+    """Parameters of an index."""
+
+    max_connections: int
+    ef_construction: int
+    ef_search: int
+    max_layer: int
+
+
+class CollectionConfig(LegacyAnswer, frozen=True):
+    """How a collection was created."""
+
+    name: str
+    dimension: int
+    distance_metric: str
+    vector_type: str
+    index_config: IndexParameters
+
+
+class LegacyStats(LegacyAnswer, frozen=True):
+    """Figures of a collection. Sizes in bytes."""
+
+    name: str
+    vector_count: int
+    dimension: int
+    index_size: int
+    memory_usage: int
+
+
+class ServerStats(LegacyAnswer, frozen=True):
+    """Figures of the server. Sizes in bytes."""
+
+    total_vectors: int
+    total_collections: int
+    memory_usage: int
+    disk_usage: int
+    uptime_seconds: int
+
+
+class NamedMessage(LegacyAnswer, frozen=True):
+    """What was done to a collection."""
+
+    name: str
+    message: str
+
+
+class IdMessage(LegacyAnswer, frozen=True):
+    """What was done to a record."""
+
+    id: str
+    message: str
+
+
+# --- records ---
+
+
+class VectorBody(LenientRequest, frozen=True):
+    """A record to write. No `id`: one is made."""
+
+    data: Vector
+    id: str | None = None
+    metadata: Metadata | None = None
+
+
+class PutRequest(LenientRequest, frozen=True):
+    """A record to write under the id of the path. An `id` in here is ignored."""
+
+    data: Vector
+    metadata: Metadata | None = None
+
+
+class BatchRequest(LenientRequest, frozen=True):
+    """Records to write."""
+
+    vectors: list[VectorBody]
+
+
+class UpsertRequest(LenientRequest, frozen=True):
+    """Records to write, and documents to write and to compare in the same atomic batch."""
+
+    vectors: list[VectorBody]
+    documents: list[DocumentValue] = []
+    expect: list[DocumentValue] = []
+
+
+class UpsertAnswer(LegacyAnswer, frozen=True):
+    """What was written."""
+
+    upserted_count: int
+    ids: list[str]
+
+
+class BatchDeleteRequest(LenientRequest, frozen=True):
+    """Records to delete."""
+
+    ids: list[str]
+
+
+class BatchDeleteAnswer(LegacyAnswer, frozen=True):
+    """How many of them existed."""
+
+    deleted_count: int
+
+
+class VectorAnswer(LegacyAnswer, frozen=True):
+    """A record. `data`: numbers in JSON, float32 bytes in MessagePack."""
+
+    id: str
+    data: Vector
+    metadata: Metadata | None
+
+
+# --- search ---
+
+
+class SearchRequest(LenientRequest, frozen=True):
+    """Search. `query_vector` is another name of `vector`. `ef_search` changes nothing."""
+
+    vector: Vector | None = None
+    query_vector: Vector | None = None
+    limit: int | None = None
+    ef_search: int | None = None
+    filter: Metadata | None = None
+    as_of: AsOf | None = None
+
+
+class SearchQuery(LenientRequest, frozen=True):
+    """The same in the query string; the body goes first. `as_of` is for bodies of octets."""
+
+    limit: int | None = None
+    ef_search: int | None = None
+    as_of: AsOf | None = None
+
+
+class HitAnswer(LegacyAnswer, frozen=True):
+    """A search result. Smaller `distance` is nearer."""
+
+    id: str
+    distance: float
+    metadata: Metadata | None
+
+
+class OneSearch(LenientRequest, frozen=True):
+    """One search of several."""
+
+    vector: Vector
+    filter: Metadata | None = None
+    limit: int | None = None
+    offset: int | None = None
+
+
+class SearchBatchRequest(LenientRequest, frozen=True):
+    """Several searches of one state."""
+
+    searches: list[OneSearch]
+    collection: str | None = None
+
+
+class PointsScrollRequest(LenientRequest, frozen=True):
+    """A page of records. `offset`: the `next_offset` of the page before."""
+
+    collection: str | None = None
+    filter: Metadata | None = None
+    limit: int | None = None
+    offset: str | None = None
+    with_vectors: bool = True
+    with_payload: bool = True
+    as_of: AsOf | None = None
+
+
+class Point(LegacyAnswer, frozen=True):
+    """A record of a page. `score` is always 0."""
+
+    id: str
+    score: float
+    vector: Vector | UnsetType = UNSET
+    payload: Metadata | UnsetType | None = UNSET
+
+
+class PointsScrollAnswer(LegacyAnswer, frozen=True):
+    """A page. `next_offset` null: the last one."""
+
+    points: list[Point]
+    next_offset: str | None
+
+
+class PointsCountRequest(LenientRequest, frozen=True):
+    """Count records. `exact` changes nothing: it always is."""
+
+    collection: str | None = None
+    filter: Metadata | None = None
+    exact: bool | None = None
+
+
+class PointsCountAnswer(LegacyAnswer, frozen=True):
+    """How many there are."""
+
+    count: int
+
+
+# --- health, without an envelope ---
+
+
+class LiveAnswer(LegacyAnswer, frozen=True):
+    """The process answers. `timestamp`: seconds since the Unix epoch."""
+
+    alive: bool
+    timestamp: int
+
+
+class ReadyAnswer(LegacyAnswer, frozen=True):
+    """Whether requests can be served."""
+
+    ready: bool
+    timestamp: int
+    checks: dict[str, Any]
+
+
+class HealthAnswer(LegacyAnswer, frozen=True):
+    """The state of the server and its parts."""
+
+    status: str
+    timestamp: int
+    version: str
+    uptime_seconds: int
+    components: dict[str, Any]
+
+
+# --- enums ---
+
+METRICS: Final = {
+    Metric.COSINE: "Cosine",
+    Metric.EUCLIDEAN: "Euclidean",
+    Metric.DOT_PRODUCT: "DotProduct",
+    Metric.MANHATTAN: "Manhattan",
+}
+VECTOR_TYPES: Final = {
+    VectorType.FLOAT32: "Float32",
+    VectorType.FLOAT16: "Float16",
+    VectorType.INT8: "Int8",
+}
+
+
+def schema_of(request: CreateRequest) -> Schema:
+    """Return what the collection is to hold; the dimension is not checked.
+
+    Raises:
+        InvalidRequestError: `invalid-body`, an enum value nobody knows.
+    """
+    try:
+        metric = parse_metric(request.distance_metric)
+    except InvalidRequestError:
+        raise _unknown("distance_metric", request.distance_metric, METRICS.values()) from None
+    if request.vector_type is None:
+        return Schema(request.dimension, metric, VectorType.FLOAT32)
+    try:
+        return Schema(request.dimension, metric, parse_vector_type(request.vector_type))
+    except InvalidRequestError:
+        raise _unknown("vector_type", request.vector_type, VECTOR_TYPES.values()) from None
+
+
+def config_of(name: str, schema: Schema, index_config: object) -> CollectionConfig:
+    """Return a collection's configuration; `index_config` as it was stored, or None."""
+    stored = index_config if isinstance(index_config, dict) else {}
+    index = msgspec.convert(stored, IndexConfig)
+    return CollectionConfig(
+        name=name,
+        dimension=schema.dimension,
+        distance_metric=METRICS[schema.metric],
+        vector_type=VECTOR_TYPES[schema.vector_type],
+        index_config=msgspec.convert(index, IndexParameters, from_attributes=True),
+    )
+
+
+def query_of(request: SearchRequest) -> Vector:
+    """Return the vector to search for.
+
+    Raises:
+        InvalidRequestError: `invalid-body`, none or both of its names are there.
+    """
+    found = [item for item in (request.vector, request.query_vector) if item is not None]
+    if len(found) != 1:
+        text = "missing the vector: pass `vector` (or `query_vector`)"
+        if found:
+            text = "`vector` and `query_vector` are two names of one field; pass one of them"
+        raise InvalidRequestError(Code.INVALID_BODY, f"the body: {text}", path="$")
+    return found[0]
+
+
+def _unknown(field: str, value: str, known: Iterable[str]) -> InvalidRequestError:
+    return InvalidRequestError(
+        Code.INVALID_BODY,
+        f"the body: unknown value {value!r:.80} at $.{field}; expected one of {', '.join(known)}",
+        path=f"$.{field}",
+    )
