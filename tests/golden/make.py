@@ -4,6 +4,7 @@
 files that changed are a changed format, and CONTRIBUTING.md says what that takes.
 """
 
+import hashlib
 import json
 import shutil
 import sys
@@ -14,6 +15,7 @@ from uuid import UUID
 
 import numpy as np
 
+from dvecdb.api.audit import AuditEntry
 from dvecdb.clock import NANOSECONDS_PER_SECOND
 from dvecdb.engine.database import Database
 from dvecdb.engine.lock import LockContent, _encode
@@ -30,6 +32,14 @@ from dvecdb.formats.manifest_file import (
     SchemaEntry,
     SegmentEntry,
     seal_json,
+)
+from dvecdb.formats.server_file import (
+    AuditHeader,
+    KeyFile,
+    RevocationFile,
+    TaskEndFile,
+    TaskStartFile,
+    encode_line,
 )
 from dvecdb.formats.wal_record import FileHeader, Kind, encode_file_header, encode_record
 from dvecdb.media.files import OsFiles
@@ -263,6 +273,50 @@ def segment_files():
         )
 
 
+# --- what a server keeps ---------------------------------------------------------------------
+
+TOKEN = "dvk_00112233aabb_" + "A" * 43  # the key that key_file() is of
+
+
+def key_file() -> KeyFile:
+    salt = bytes(range(32))
+    return KeyFile(
+        id="00112233aabb", name="ingest", scopes=["read", "write"], collections=["docs*"],
+        created_ns=CREATED_NS, expires_ns=CREATED_NS + 86_400 * NANOSECONDS_PER_SECOND,
+        salt=salt.hex(), secret_sha256=hashlib.sha256(salt + TOKEN[17:].encode()).hexdigest(),
+    )  # fmt: skip
+
+
+def revocation_file() -> RevocationFile:
+    return RevocationFile(id="00112233aabb", revoked_ns=CREATED_NS)
+
+
+def task_start_file() -> TaskStartFile:
+    return TaskStartFile(
+        id="0000000007", kind="verify", collection="docs", key="ingest", request_id="r-1",
+        queued_ns=CREATED_NS,
+    )  # fmt: skip
+
+
+def task_end_file() -> TaskEndFile:
+    return TaskEndFile(
+        id="0000000007", state="failed", ended_ns=CREATED_NS, result=None,
+        error={"code": "damaged-data", "message": "block 7", "advice": "restore", "details": {}},
+    )  # fmt: skip
+
+
+def audit_header() -> AuditHeader:
+    return AuditHeader(number=7, created_ns=CREATED_NS, counts_until={"6": 4096})
+
+
+def audit_entry() -> AuditEntry:
+    return AuditEntry(
+        when="2026-01-02T03:04:05.000000Z", key="ingest", address="10.0.0.7", method="DELETE",
+        operation="delete_collection", collection="docs", rows=2, lsn=41, status=200, code=None,
+        request_id="r-1", actor="änn", reason=None,
+    )  # fmt: skip
+
+
 def golden_files():
     """Return the bytes of every golden file by name."""
     log = small_log()
@@ -278,6 +332,11 @@ def golden_files():
         "deletion.json": seal_json(deletion_file()),
         "lookup.idx": b"".join(map(bytes, encode_lookup(lookup_table()))),
         "LOCK": _encode(lock_content()),
+        "key.json": seal_json(key_file()),
+        "revocation.json": seal_json(revocation_file()),
+        "task_start.json": seal_json(task_start_file()),
+        "task_end.json": seal_json(task_end_file()),
+        "audit.jsonl": encode_line(audit_header()) + encode_line(audit_entry()),
     }
 
 

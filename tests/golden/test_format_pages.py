@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from dvecdb.api.audit import AuditEntry
 from dvecdb.engine.lock import LockContent
 from dvecdb.formats import (
     batch,
@@ -14,6 +15,7 @@ from dvecdb.formats import (
     lookup_file,
     manifest_file,
     segment_file,
+    server_file,
     wal_record,
 )
 
@@ -126,6 +128,12 @@ STRUCTS = [
     manifest_file.CollectionFile,
     manifest_file.DeletionFile,
     LockContent,
+    server_file.KeyFile,
+    server_file.RevocationFile,
+    server_file.TaskStartFile,
+    server_file.TaskEndFile,
+    server_file.AuditHeader,
+    AuditEntry,
 ]
 
 

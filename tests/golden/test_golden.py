@@ -1,10 +1,13 @@
 """Golden bytes: what is on disks. A test here that had to be edited is a changed format."""
 
+import msgspec
 import numpy as np
 import pytest
 from tests.golden import make, trees
 
 import dvecdb
+from dvecdb.api.audit import AuditEntry
+from dvecdb.api.keys import KeyStore
 from dvecdb.cli.dump import is_damaged
 from dvecdb.engine.lock import LockContent, read_content
 from dvecdb.formats import segment_file as sf
@@ -19,7 +22,18 @@ from dvecdb.formats.manifest_file import (
     decode_deletion_file,
     decode_manifest,
 )
+from dvecdb.formats.server_file import (
+    KeyFile,
+    RevocationFile,
+    TaskEndFile,
+    TaskStartFile,
+    decode_audit_header,
+    decode_line,
+    decode_sealed,
+)
 from dvecdb.formats.wal_record import Kind
+from dvecdb.media.files import OsFiles
+from dvecdb.testing.clocks import ManualClock
 
 pytestmark = pytest.mark.compat
 
@@ -140,6 +154,28 @@ def test_the_golden_lookup_decodes_to_the_same_values():
 def test_the_golden_lock_says_who_wrote_it():
     assert read_content(golden("LOCK")) == make.lock_content()
     assert isinstance(make.lock_content(), LockContent)
+
+
+def test_the_golden_files_of_a_server_decode_to_the_same_values():
+    assert decode_sealed(golden("key.json"), KeyFile) == make.key_file()
+    assert decode_sealed(golden("revocation.json"), RevocationFile) == make.revocation_file()
+    assert decode_sealed(golden("task_start.json"), TaskStartFile) == make.task_start_file()
+    assert decode_sealed(golden("task_end.json"), TaskEndFile) == make.task_end_file()
+    header, entry, rest = golden("audit.jsonl").split(b"\n")
+    assert decode_audit_header(header) == make.audit_header()
+    assert msgspec.convert(decode_line(entry), AuditEntry) == make.audit_entry()
+    assert rest == b""
+
+
+def test_the_golden_key_lets_its_token_in(tmp_path):
+    (tmp_path / f"{make.key_file().id}.json").write_bytes(golden("key.json"))
+    files = OsFiles()
+    store = KeyStore(
+        files, files.open_root(str(tmp_path), create=False), clock=ManualClock(make.CREATED_NS)
+    )
+    store.refresh()
+    assert store.find(make.TOKEN).name == "ingest"
+    store.close()
 
 
 # --- a data directory ------------------------------------------------------------------------

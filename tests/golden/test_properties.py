@@ -39,6 +39,12 @@ from dvecdb.formats.manifest_file import (
     open_json,
     seal_json,
 )
+from dvecdb.formats.server_file import (
+    KeyFile,
+    decode_audit_header,
+    decode_line,
+    decode_sealed,
+)
 from dvecdb.formats.wal_record import Kind, scan
 
 LOG = b"".join(make.small_log())
@@ -200,6 +206,9 @@ DECODERS = {
     "manifest": decode_manifest,
     "collection": decode_collection_file,
     "deletion": decode_deletion_file,
+    "key": lambda data: decode_sealed(data, KeyFile),
+    "audit line": decode_line,
+    "audit header": decode_audit_header,
 }
 
 
@@ -246,7 +255,8 @@ def test_a_sealed_line_that_is_no_manifest_raises_a_format_error(line):
 
 
 @given(
-    st.binary(max_size=400), st.sampled_from(["", "LOCK", "records.bin", "vectors.bin", "x.json"])
+    st.binary(max_size=400),
+    st.sampled_from(["", "LOCK", "records.bin", "vectors.bin", "x.json", "0000000001.jsonl"]),
 )
 def test_any_bytes_can_be_described(data, name):
     for magic in (b"", b"dvWL", b"dvSG", b"dvLK", b"{"):

@@ -13,7 +13,7 @@ import numpy as np
 
 from dvecdb.formats import names
 from dvecdb.formats import segment_file as sf
-from dvecdb.formats.describe_json import describe_json, describe_lock
+from dvecdb.formats.describe_json import describe_audit, describe_json, describe_lock
 from dvecdb.formats.describe_log import describe_cut_tail, describe_log
 from dvecdb.formats.describe_segment import describe_segment, describe_vectors
 from dvecdb.formats.describe_values import Described, Value, hexed, sample, text_of
@@ -58,6 +58,8 @@ def describe(
         return describe_lookup(view)
     if kind == "lock":
         return describe_lock(view)
+    if kind == "audit":
+        return describe_audit(view)
     if kind == "json":
         return describe_json(view)
     return {"kind": "unknown", "size_bytes": len(view), "text": text_of(view, 64)}
@@ -69,6 +71,8 @@ def _kind(view: memoryview, name: str) -> str:
         return "vectors"
     if name == names.LOCK:
         return "lock"
+    if names.parse_audit_name(name) is not None or bytes(view[:21]) == b'{"dvecdb":"audit log"':
+        return "audit"
     if _CUT_TAIL.fullmatch(name):
         return "cut"
     found = _MAGICS.get(bytes(view[:4]))

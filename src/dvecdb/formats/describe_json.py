@@ -1,4 +1,4 @@
-"""The JSON files and LOCK as JSON values for people. Nothing is raised for damage."""
+"""The JSON files, LOCK and the audit log as JSON values for people. No damage raises anything."""
 
 from __future__ import annotations
 
@@ -7,9 +7,17 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from dvecdb.errors import DirectoryError
-from dvecdb.formats.describe_values import Described, text_of, utc
-from dvecdb.formats.framing import check_format, digest
+from dvecdb.formats.describe_values import Described, sample, text_of, utc
+from dvecdb.formats.framing import FormatError, check_format, digest
 from dvecdb.formats.manifest_file import CollectionFile, DeletionFile, Manifest
+from dvecdb.formats.server_file import (
+    AuditHeader,
+    KeyFile,
+    RevocationFile,
+    TaskEndFile,
+    TaskStartFile,
+    decode_line,
+)
 
 if TYPE_CHECKING:
     from dvecdb.formats.framing import Buffer
@@ -17,9 +25,15 @@ if TYPE_CHECKING:
 _KINDS: Final[dict[str, tuple[str, type[msgspec.Struct]]]] = {  # by a field only they have
     "generation": ("manifest", Manifest),
     "deleted_ns": ("deletion", DeletionFile),
+    "secret_sha256": ("API key", KeyFile),
+    "revoked_ns": ("revocation of an API key", RevocationFile),
+    "queued_ns": ("start of a task", TaskStartFile),
+    "ended_ns": ("end of a task", TaskEndFile),
     "created_ns": ("collection", CollectionFile),
 }
-_TIMES: Final = frozenset({"created_ns", "deleted_ns", "expires_ns", "hlc"})
+_TIMES: Final = frozenset(
+    {"created_ns", "deleted_ns", "expires_ns", "hlc", "revoked_ns", "queued_ns", "ended_ns"}
+)
 _HASHES: Final = frozenset({"flushed_hash"})
 _LOCK_FIELDS: Final = frozenset(
     {"dvecdb", "format_version", "required_features", "epoch", "owner", "pid", "host", "address"}
@@ -65,6 +79,32 @@ def describe_lock(data: Buffer) -> Described:
     found = "blake3:" + digest(line).hex()
     described["digest"] = found if rest == found.encode() else "damaged"
     _add_fields(described, value, _LOCK_FIELDS)
+    return described
+
+
+def describe_audit(data: Buffer) -> Described:
+    """Return a file of the audit log: its header, its entries, and the lines that are damaged."""
+    described: Described = {"kind": "audit log", "size_bytes": len(data)}
+    entries: list[Described] = []
+    damaged: list[Described] = []
+    offset = 0
+    *lines, rest = bytes(data).split(b"\n")
+    if rest:
+        damaged.append(
+            {"offset": len(data) - len(rest), "size_bytes": len(rest), "found": "cut short"}
+        )
+    for line in lines:
+        try:
+            value = decode_line(line)
+            if offset == 0 and "dvecdb" in value:
+                _add_fields(described, value, frozenset(AuditHeader.__struct_fields__))
+            else:
+                entries.append(value)
+        except FormatError as error:
+            damaged.append({"offset": offset, "size_bytes": len(line), "found": str(error)})
+        offset += len(line) + 1
+    described["entries"] = sample(entries)
+    described["damaged_lines"] = damaged
     return described
 
 

@@ -1,0 +1,251 @@
+"""The table of endpoints: a new call is a new row here, and a function in `operations`.
+
+Routes, scopes, audit, labels of metrics and the OpenAPI description all come from it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import TYPE_CHECKING, Any, Final
+
+from dvecdb.api.auth import Scope
+from dvecdb.api.operations import collections, pages, points, records, server, vectors
+from dvecdb.wire import bodies, legacy
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from dvecdb.api.context import Answer, Context
+
+    Operation = Callable[[Context, Any], Answer]
+
+
+class Thread(Enum):
+    """Where an operation runs."""
+
+    LOOP = "loop"  # microseconds, no waiting: health, ready-made pages
+    READ = "read"
+    WRITE = "write"  # waits for a sync: many at once, so that one sync serves them all
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Endpoint:
+    """One call.
+
+    method, path: `{name}` is a parameter; scope: None for everybody; request: type of the body,
+    None if there is none; query: type of the query string; answer: type of `data`, or of the whole
+    answer where it is not enveloped; accepted: type of `data` with status 202; octets: field of
+    the request that a body of bare float32 fills; media: of the answer, if it is not a message;
+    mutates: it changes something, so it is audited; durable_audit: answered after the audit log
+    is synced; unready: 503 has the same answer, not an error; legacy: kept from before.
+    """
+
+    method: str
+    path: str
+    operation: Operation
+    scope: Scope | None
+    answer: Any
+    request: Any = None
+    query: Any = None
+    legacy: bool = False
+    mutates: bool = False
+    durable_audit: bool = False
+    enveloped: bool = True
+    unready: bool = False
+    accepted: Any = None
+    octets: str | None = None
+    media: str | None = None
+    thread: Thread = Thread.READ
+    segments: tuple[str, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Take the path apart."""
+        object.__setattr__(self, "segments", tuple(self.path.split("/")[1:]))
+
+    @property
+    def name(self) -> str:
+        """The name of the operation: label of metrics, `operationId`, audit."""
+        return self.operation.__name__
+
+    @property
+    def summary(self) -> str:
+        """The first sentence about it."""
+        return (self.operation.__doc__ or "").strip().partition("\n")[0]
+
+    @property
+    def parameters(self) -> list[str]:
+        """Names of the path's parameters."""
+        return [item[1:-1] for item in self.segments if item.startswith("{")]
+
+
+def _legacy(method: str, path: str, operation: Operation, answer: Any, **rest: Any) -> Endpoint:
+    """Return an endpoint kept from before."""
+    return Endpoint(
+        method=method, path=path, operation=operation, answer=answer, legacy=True, **rest
+    )
+
+
+def _own(method: str, path: str, operation: Operation, answer: Any, **rest: Any) -> Endpoint:
+    """Return an endpoint of dvecdb's own."""
+    return Endpoint(method=method, path=path, operation=operation, answer=answer, **rest)
+
+
+_READ: Final = {"scope": Scope.READ}
+_WRITE: Final = {"scope": Scope.WRITE, "mutates": True, "thread": Thread.WRITE}
+_HEALTH: Final = {"scope": None, "thread": Thread.LOOP}
+_BARE: Final = {**_HEALTH, "enveloped": False}
+_ONE: Final = "/collections/{collection}"
+
+_HEALTH_ROWS: Final = (
+    _legacy("GET", "/health", server.health, str, **_HEALTH),
+    _legacy("GET", "/health/live", server.live, legacy.LiveAnswer, **_BARE),
+    _legacy("GET", "/health/ready", server.ready, legacy.ReadyAnswer, **_BARE, unready=True),
+    _legacy("GET", "/ready", server.ready, legacy.ReadyAnswer, **_BARE, unready=True),
+    _legacy(
+        "GET", "/health/check", server.check_health, legacy.HealthAnswer, **_BARE, unready=True
+    ),
+)
+
+_COLLECTION_ROWS: Final = (
+    _legacy("GET", "/stats", server.server_stats, legacy.ServerStats, **_READ),
+    _legacy(
+        "POST", "/collections", collections.create_collection, legacy.NamedMessage,
+        request=legacy.CreateRequest, **_WRITE,
+    ),
+    _legacy("GET", "/collections", collections.list_collections, list[str], **_READ),
+    _legacy(
+        "GET", _ONE, collections.read_collection,
+        tuple[legacy.CollectionConfig, legacy.LegacyStats], **_READ,
+    ),
+    _legacy("GET", f"{_ONE}/stats", collections.read_stats, legacy.LegacyStats, **_READ),
+    _legacy(
+        "DELETE", _ONE, collections.delete_collection, legacy.NamedMessage,
+        durable_audit=True, **_WRITE,
+    ),
+)  # fmt: skip
+
+_VECTOR_ROWS: Final = (
+    _legacy(
+        "POST", f"{_ONE}/vectors", vectors.insert_vector, str,
+        request=legacy.VectorBody, **_WRITE,
+    ),
+    _legacy(
+        "POST", f"{_ONE}/vectors/batch", vectors.insert_vectors, list[str],
+        request=legacy.BatchRequest, **_WRITE,
+    ),
+    _legacy(
+        "POST", f"{_ONE}/vectors/upsert", vectors.upsert_vectors, legacy.UpsertAnswer,
+        request=legacy.UpsertRequest, **_WRITE,
+    ),
+    _legacy(
+        "POST", f"{_ONE}/vectors/batch-delete", vectors.delete_vectors, legacy.BatchDeleteAnswer,
+        request=legacy.BatchDeleteRequest, **_WRITE,
+    ),
+    _legacy("GET", f"{_ONE}/vectors/{{id}}", vectors.get_vector, legacy.VectorAnswer, **_READ),
+    _legacy(
+        "PUT", f"{_ONE}/vectors/{{id}}", vectors.put_vector, legacy.IdMessage,
+        request=legacy.PutRequest, octets="data", **_WRITE,
+    ),
+    _legacy("DELETE", f"{_ONE}/vectors/{{id}}", vectors.delete_vector, bool, **_WRITE),
+)  # fmt: skip
+
+_POINT_ROWS: Final = (
+    _legacy(
+        "POST", f"{_ONE}/search", points.search, list[legacy.HitAnswer],
+        request=legacy.SearchRequest, query=legacy.SearchQuery, octets="vector", **_READ,
+    ),
+    _legacy(
+        "POST", f"{_ONE}/points/scroll", points.scroll_points, legacy.PointsScrollAnswer,
+        request=legacy.PointsScrollRequest, **_READ,
+    ),
+    _legacy(
+        "POST", f"{_ONE}/points/count", points.count_points, legacy.PointsCountAnswer,
+        request=legacy.PointsCountRequest, **_READ,
+    ),
+    _legacy(
+        "POST", f"{_ONE}/points/search/batch", points.search_batch,
+        list[list[legacy.HitAnswer]], request=legacy.SearchBatchRequest, **_READ,
+    ),
+)  # fmt: skip
+
+_RECORD_ROWS: Final = (
+    _own(
+        "POST", f"{_ONE}/write", records.write, bodies.WriteAnswer,
+        request=bodies.WriteRequest, **_WRITE,
+    ),
+    _own(
+        "POST", f"{_ONE}/vectors/metadata", records.update_metadata, bodies.MetadataAnswer,
+        request=bodies.MetadataRequest, **_WRITE,
+    ),
+    _own(
+        "POST", f"{_ONE}/vectors/get", records.get_records, bodies.GetAnswer,
+        request=bodies.GetRequest, **_READ,
+    ),
+    _own(
+        "POST", f"{_ONE}/query", records.query, bodies.QueryAnswer,
+        request=bodies.QueryRequest, **_READ,
+    ),
+    _own(
+        "GET", f"{_ONE}/scroll", records.scroll, bodies.ScrollAnswer,
+        query=bodies.ScrollQuery, **_READ,
+    ),
+    _own("GET", f"{_ONE}/count", records.count, bodies.CountAnswer,
+         query=bodies.CountQuery, **_READ),
+    _own("GET", f"{_ONE}/info", records.info, bodies.InfoAnswer, **_READ),
+    _own(
+        "GET", f"{_ONE}/history", records.history, bodies.HistoryAnswer,
+        query=bodies.PageQuery, **_READ,
+    ),
+    _own(
+        "GET", f"{_ONE}/documents/{{namespace}}", records.read_documents, dict[str, Any],
+        query=bodies.AsOfQuery, **_READ,
+    ),
+    _own(
+        "GET", f"{_ONE}/documents/{{namespace}}/{{key}}", records.read_document,
+        bodies.DocumentAnswer, query=bodies.AsOfQuery, **_READ,
+    ),
+)  # fmt: skip
+
+_SERVER_ROWS: Final = (
+    _own("GET", "/findings", server.findings, bodies.FindingsAnswer, **_READ),
+    _own("GET", f"{_ONE}/findings", server.collection_findings, bodies.FindingsAnswer, **_READ),
+    _own(
+        "POST", f"{_ONE}/verify", server.verify, bodies.VerifyAnswer,
+        request=bodies.VerifyRequest, accepted=bodies.TaskStarted, scope=Scope.READ,
+        thread=Thread.WRITE,
+    ),
+    _own(
+        "POST", f"{_ONE}/flush", server.flush, bodies.Done,
+        scope=Scope.ADMIN, mutates=True, thread=Thread.WRITE,
+    ),
+    _own("GET", "/tasks", server.list_tasks, bodies.TasksAnswer, **_READ),
+    _own("GET", "/tasks/{task}", server.read_task, bodies.TaskBody, **_READ),
+    _own(
+        "POST", "/tasks/{task}/cancel", server.cancel_task, bodies.TaskBody,
+        scope=Scope.ADMIN, mutates=True, thread=Thread.WRITE,
+    ),
+    _own(
+        "GET", "/audit", server.read_audit, bodies.AuditAnswer,
+        query=bodies.AuditQuery, scope=Scope.ADMIN,
+    ),
+    _own(
+        "GET", "/metrics", server.read_metrics, str, media="text/plain", enveloped=False, **_READ,
+    ),
+)  # fmt: skip
+
+_PAGE: Final = {"scope": None, "thread": Thread.LOOP, "enveloped": False}
+_PAGE_ROWS: Final = (
+    _own("GET", "/openapi.json", pages.openapi, dict[str, Any], media="application/json", **_PAGE),
+    _own("GET", "/docs", pages.docs, str, media="text/html; charset=utf-8", **_PAGE),
+)
+
+ENDPOINTS: Final = (
+    *_HEALTH_ROWS,
+    *_COLLECTION_ROWS,
+    *_VECTOR_ROWS,
+    *_POINT_ROWS,
+    *_RECORD_ROWS,
+    *_SERVER_ROWS,
+    *_PAGE_ROWS,
+)

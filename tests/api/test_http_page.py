@@ -1,0 +1,57 @@
+"""The page about HTTP shows what happens: its requests are sent, in order, and answered so.
+
+A block is a request, or the answer to the block before it. Headers of an answer are those that
+matter; in its body `"..."` stands for any value.
+"""
+
+import re
+from itertools import pairwise
+from pathlib import Path
+
+import msgspec
+
+PAGE = Path(__file__).parents[2] / "docs" / "http.md"
+
+
+def messages():
+    """Return (first line, headers, body) of every block."""
+    found = []
+    for text in re.findall(r"^```http\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL):
+        head, _, body = text.partition("\n\n")
+        first, *lines = head.strip().splitlines()
+        headers = dict(line.split(": ", 1) for line in lines)
+        found.append((first, headers, body and msgspec.json.decode(body)))
+    return found
+
+
+def fits(shown, found):
+    """Return whether `found` is what `shown` shows."""
+    if shown == "...":
+        return True
+    if isinstance(shown, dict) and isinstance(found, dict):
+        return shown.keys() == found.keys() and all(fits(shown[key], found[key]) for key in shown)
+    if isinstance(shown, list) and isinstance(found, list):
+        return len(shown) == len(found) and all(map(fits, shown, found))
+    return shown == found
+
+
+def test_every_request_of_the_page_is_answered_as_it_shows(server):
+    blocks = messages()
+    answered = 0
+    for (first, headers, body), (answer, shown_headers, shown) in pairwise(blocks):
+        if not answer.startswith("HTTP/1.1"):
+            continue
+        method, target = first.split()
+        response = server(method, target, body or None, headers=headers)
+        assert response.status == int(answer.split()[1]), (first, response.body)
+        for name, value in shown_headers.items():
+            assert response.headers[name.lower()] == value, first
+        assert fits(shown, response.json), (first, response.json)
+        answered += 1
+    assert answered * 2 == len(blocks) >= 20
+
+
+def test_dots_stand_for_any_value():
+    assert fits({"a": ["...", 1]}, {"a": [{"b": 2}, 1]})
+    assert not fits({"a": "..."}, {"a": 1, "b": 2})
+    assert not fits([1], [1, 2])
