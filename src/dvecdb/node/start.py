@@ -1,0 +1,400 @@
+"""The composition root of a server: opens every part in order, serves, closes in reverse.
+
+    settings and certificate -> ports bound -> data directory (its lock, recovery) -> keys ->
+    is the address safe -> audit log, tasks, metrics -> application -> listening
+
+Whatever cannot be is one error, before anything is served. The parts are closed within
+CLOSE_SECONDS; what was acknowledged is on disk before, so a part that takes longer loses nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import structlog
+
+import dvecdb
+from dvecdb.api.app import Api, ApiSettings, make_app
+from dvecdb.api.audit import Audit
+from dvecdb.api.auth import ANONYMOUS, Guard
+from dvecdb.api.keys import KeyStore
+from dvecdb.api.limits import LimitedApp, Limits
+from dvecdb.api.metrics import Metrics
+from dvecdb.api.server_directory import make_server_directory
+from dvecdb.api.tasks import Tasks
+from dvecdb.clock import SystemClock
+from dvecdb.engine.database import Database
+from dvecdb.errors import Code, DirectoryError, InvalidRequestError
+from dvecdb.formats import names
+from dvecdb.media.files import OsFiles
+from dvecdb.node.logs import log_request, start_logging
+from dvecdb.node.metrics_page import MetricsPage
+from dvecdb.node.protocol import Connections
+from dvecdb.node.server import Listener, run
+from dvecdb.node.sockets import bind, check_tls, raise_handle_limit
+from dvecdb.telemetry import (
+    AUDIT_ERRORS,
+    CONNECTIONS,
+    CONNECTIONS_REFUSED,
+    LOG_LINES_DROPPED,
+    REQUESTS_IN_FLIGHT,
+    TASKS,
+    Event,
+)
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Callable, Mapping
+
+    from dvecdb.api.auth import Principal
+    from dvecdb.api.limits import Answered, App
+    from dvecdb.media.files import Dir, Files
+    from dvecdb.node.logs import LineWriter
+    from dvecdb.node.settings import ServerSettings
+
+CLOSE_SECONDS: Final = 3.0
+FINDINGS_SHOWN_MAX: Final = 20
+"""Findings that get a log line at the start; all are at /findings."""
+BACKUPS: Final = ".backups"
+NO_OPERATION: Final = "none"
+"""The operation in metrics of a request that never got as far as having one."""
+
+_log = structlog.get_logger("dvecdb.node")
+
+
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    """What a server is made of."""
+
+    database: Database
+    guard: Guard
+    audit: Audit
+    tasks: Tasks
+    metrics: Metrics
+    uses_keys: bool
+
+
+def serve(settings: ServerSettings, *, exit_now: Callable[[int], None]) -> bool:
+    """Serve until a signal; return whether everything came to its end (else leave at once).
+
+    exit_now: ends the process without another word. Main thread only.
+
+    Raises:
+        DvecdbError: it could not start: `invalid-settings`, `unsafe-address`, `port-in-use`,
+            `directory-in-use`, `not-a-data-directory`, `directory-unreadable`, `format-too-new`.
+    """
+    writer = start_logging(settings)
+    is_whole = False
+    try:
+        is_whole = _serve(settings, exit_now, writer)
+    finally:
+        is_logged = writer.close()
+    return is_whole and is_logged
+
+
+def _serve(settings: ServerSettings, exit_now: Callable[[int], None], writer: LineWriter) -> bool:
+    with contextlib.ExitStack() as stack:  # what fails below closes what was opened
+        check_tls(settings)
+        _check_plaintext(settings)
+        shared = Connections(
+            header_timeout_seconds=settings.header_timeout_seconds,
+            header_bytes_max=settings.header_bytes_max,
+            connections_max=raise_handle_limit(settings.connections_max),
+        )
+        bound = {
+            setting: stack.enter_context(bind(settings.host, port, setting))
+            for setting, port in (
+                ("rest_port", settings.rest_port),
+                ("metrics_port", settings.metrics_port),
+            )
+        }
+        parts = open_parts(settings, stack)
+        limited = _limited(settings, parts, stack)
+        _watch(parts, limited, shared)
+        parts.metrics.watch(
+            LOG_LINES_DROPPED, "Log lines that nobody took in time.", lambda: writer.dropped
+        )
+        listeners = _listeners(settings, parts, limited, shared, bound, stack)
+        run(
+            listeners,
+            when_started=lambda: _say_started(settings, parts, listeners),
+            exit_now=exit_now,
+        )
+        closed = _close(stack.pop_all())
+    is_whole = closed and limited.in_flight == 0
+    _log.info(Event.SERVER_STOPPED, abandoned=limited.in_flight, closed=closed)
+    return is_whole
+
+
+def open_parts(settings: ServerSettings, stack: contextlib.ExitStack) -> _Parts:
+    """Open the data directory and what a server keeps in it; `stack` closes them.
+
+    Raises:
+        DvecdbError: as `serve`.
+    """
+    files, clock, path = OsFiles(), SystemClock(), settings.data_dir
+    try:
+        database = Database(path, settings=settings.engine, files=files, clock=clock)
+    except DirectoryError as error:
+        if error.code is Code.NOT_A_DATA_DIRECTORY and _is_legacy(files, path):
+            raise _legacy(path) from error
+        raise
+    stack.callback(database.close)
+    keys = KeyStore(files, make_server_directory(files, path, names.KEYS), clock=clock)
+    stack.callback(keys.close)
+    uses_keys = bool(keys.all())
+    _check_authentication(settings, uses_keys=uses_keys)
+    keys.start()
+    audit = Audit(files, make_server_directory(files, path, names.AUDIT), clock=clock)
+    stack.callback(audit.close)
+    tasks = Tasks(files, make_server_directory(files, path, names.TASKS), clock=clock)
+    stack.callback(tasks.close)
+    metrics = Metrics(
+        path, engine=settings.engine, version=dvecdb.__version__, files=files, clock=clock
+    )
+    return _Parts(database, _FirstKeyGuard(keys), audit, tasks, metrics, uses_keys)
+
+
+class _FirstKeyGuard(Guard):
+    """Everybody may do everything until there is a key; from then on, for ever, keys are asked for.
+
+    Where that is not safe, the server has not started without one.
+    """
+
+    def __init__(self, keys: KeyStore) -> None:
+        super().__init__(keys)
+        self._store = keys
+        self._has_keys = False
+
+    def authenticate(self, headers: Mapping[str, str]) -> Principal:
+        """Return who asks; see `Guard`."""
+        self._has_keys = self._has_keys or bool(self._store.all())
+        return super().authenticate(headers) if self._has_keys else ANONYMOUS
+
+
+def _limited(settings: ServerSettings, parts: _Parts, stack: contextlib.ExitStack) -> LimitedApp:
+    clock = SystemClock()
+    limits = Limits(
+        body_bytes_max=settings.body_bytes_max,
+        requests_in_flight_max=settings.requests_in_flight_max,
+        request_timeout_seconds=settings.request_timeout_seconds,
+        body_grace_seconds=settings.body_grace_seconds,
+        body_rate_bytes_min=settings.body_rate_bytes_min,
+    )
+    app = make_app(
+        parts.database,
+        guard=parts.guard,
+        audit=parts.audit,
+        tasks=parts.tasks,
+        metrics=parts.metrics,
+        settings=ApiSettings(legacy_errors=settings.legacy_errors),
+        clock=clock,
+    )
+    assert isinstance(app, Api)
+    stack.callback(app.close)
+
+    def answered(request: Answered) -> None:
+        parts.metrics.observe(request.operation or NO_OPERATION, request.status, request.seconds)
+        log_request(request)
+
+    return LimitedApp(app, limits, clock=clock, on_answered=answered)
+
+
+def _watch(parts: _Parts, limited: LimitedApp, shared: Connections) -> None:
+    metrics = parts.metrics
+    metrics.watch(REQUESTS_IN_FLIGHT, "Requests being worked on.", lambda: limited.in_flight)
+    metrics.watch(
+        CONNECTIONS,
+        "Open connections.",
+        lambda: {"idle": len(shared.idle), "busy": shared.open_count - len(shared.idle)},
+        label="state",
+    )
+    metrics.watch(
+        CONNECTIONS_REFUSED,
+        "Connections closed with an answer before there was a request.",
+        lambda: dict(shared.refused),
+        label="status",
+    )
+    metrics.watch(
+        AUDIT_ERRORS, "Failures of the audit log.", lambda: parts.audit.figures().failures
+    )
+    metrics.watch(TASKS, "Tasks known.", lambda: _task_counts(parts.tasks), label="state")
+
+
+def _task_counts(tasks: Tasks) -> Mapping[str, float]:
+    counts: dict[str, float] = {}
+    for task in tasks.list():
+        counts[task.state] = counts.get(task.state, 0) + 1
+    return counts
+
+
+def _listeners(
+    settings: ServerSettings,
+    parts: _Parts,
+    limited: LimitedApp,
+    shared: Connections,
+    bound: Mapping[str, socket.socket],
+    stack: contextlib.ExitStack,
+) -> list[Listener]:
+    page = MetricsPage(parts.metrics, parts.database)
+    stack.callback(page.close)
+    rest = Listener(
+        _with_cors(limited, settings), bound["rest_port"], shared, settings, setting="rest_port"
+    )
+    metrics = Listener(
+        page.app, bound["metrics_port"], Connections(), settings, setting="metrics_port"
+    )
+    return [rest, metrics]
+
+
+def _with_cors(app: App, settings: ServerSettings) -> App:
+    if not settings.cors_origins:
+        return app
+    from starlette.middleware.cors import CORSMiddleware  # noqa: PLC0415  # only if it is wanted
+
+    return CORSMiddleware(
+        app,
+        allow_origins=settings.cors_origins,
+        allow_methods=["*"],
+        allow_headers=["*"],
+        expose_headers=["Dvecdb-LSN", "Retry-After", "X-Request-Id"],
+    )
+
+
+def _close(stack: contextlib.ExitStack) -> bool:
+    """Close the parts; return whether they were closed in time."""
+    thread = threading.Thread(target=stack.close, name="dvecdb-close", daemon=True)
+    thread.start()
+    thread.join(CLOSE_SECONDS)
+    return not thread.is_alive()
+
+
+# --- what is checked before anything is served ----------------------------------------------
+
+
+def _check_plaintext(settings: ServerSettings) -> None:
+    if settings.is_loopback or settings.tls_cert is not None or settings.allow_plaintext:
+        return
+    raise InvalidRequestError(
+        Code.UNSAFE_ADDRESS,
+        f"{settings.host} is not loopback and there is no TLS, so that keys and data could be "
+        "read on the way. Set tls_cert and tls_key, or say allow_plaintext if something in "
+        "front of the server does it",
+        host=settings.host,
+    )
+
+
+def _check_authentication(settings: ServerSettings, *, uses_keys: bool) -> None:
+    if settings.is_loopback or uses_keys or settings.allow_unauthenticated:
+        return
+    raise InvalidRequestError(
+        Code.UNSAFE_ADDRESS,
+        f"{settings.host} is not loopback and there is no API key, so that everybody could do "
+        f"everything. Make one with 'dvecdb keys create --data-dir {settings.data_dir}', or say "
+        "allow_unauthenticated",
+        host=settings.host,
+    )
+
+
+def _is_legacy(files: Files, path: str) -> bool:
+    """Return whether this is a directory of the old d-vecDB server."""
+    try:
+        root = files.open_root(path, create=False)
+    except OSError:
+        return False
+    try:
+        return any(_has_vectors(files, root, name) for name in files.list_names(root))
+    except OSError:
+        return False
+    finally:
+        files.close_directory(root)
+
+
+def _has_vectors(files: Files, root: Dir, name: str) -> bool:
+    found = files.stat(root, name)
+    if found is None or not found.is_directory:
+        return name in {"wal", "vectors.bin"}
+    directory = files.open_directory(root, name)
+    try:
+        return files.stat(directory, "vectors.bin") is not None
+    finally:
+        files.close_directory(directory)
+
+
+def _legacy(path: str) -> DirectoryError:
+    return DirectoryError(
+        Code.NOT_A_DATA_DIRECTORY,
+        f"{path} was written by the old d-vecDB server, which this one does not serve; nothing "
+        "was changed. 'dvecdb upgrade' brings its vectors into a new data directory",
+        path=path,
+        legacy=True,
+    )
+
+
+# --- what is said ---------------------------------------------------------------------------
+
+
+def _say_started(settings: ServerSettings, parts: _Parts, listeners: list[Listener]) -> None:
+    files = OsFiles()
+    trash = _count_directories(files, settings.data_dir, names.TRASH)
+    backups = _count_directories(files, settings.data_dir, BACKUPS)
+    roots = ", ".join(settings.import_roots) or "none"
+    _log.info(
+        Event.RECOVERY,
+        message=f"recovery: soft delete {settings.trash_hours} h, trash {trash}, "
+        f"backups {backups}, import roots {roots}",
+        trash_hours=settings.trash_hours,
+        trash=trash,
+        backups=backups,
+        import_roots=list(settings.import_roots),
+    )
+    findings = parts.database.findings()
+    for finding in findings[:FINDINGS_SHOWN_MAX]:
+        _log.warning(
+            Event.FINDING,
+            code=finding.code,
+            collection=finding.collection,
+            message=finding.message,
+            lost=finding.lost,
+        )
+    _log.info(
+        Event.SETTING_IGNORED,
+        setting="grpc_port",
+        message=f"gRPC is not served yet; port {settings.grpc_port} stays closed",
+    )
+    if not settings.is_loopback and not (parts.uses_keys and settings.tls_cert):
+        _log.warning(
+            Event.UNSAFE_ADDRESS,
+            host=settings.host,
+            keys=parts.uses_keys,
+            tls=settings.tls_cert is not None,
+        )
+    _log.info(
+        Event.SERVER_STARTED,
+        version=dvecdb.__version__,
+        rest=listeners[0].url,
+        metrics=f"{listeners[1].url}/metrics",
+        data_dir=settings.data_dir,
+        collections=len(parts.database.collections()),
+        findings=len(findings),
+        keys=parts.uses_keys,
+    )
+
+
+def _count_directories(files: Files, path: str, name: str) -> int:
+    """Return how many directories there are in `name`; 0 if it is not there."""
+    root = files.open_root(path, create=False)
+    try:
+        directory = files.open_directory(root, name)
+    except OSError:
+        return 0
+    finally:
+        files.close_directory(root)
+    try:
+        found = [files.stat(directory, item) for item in files.list_names(directory)]
+        return sum(item is not None and item.is_directory for item in found)
+    finally:
+        files.close_directory(directory)
