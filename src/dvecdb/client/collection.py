@@ -1,0 +1,211 @@
+"""A collection of a server: the interface of `dvecdb.Collection` over HTTP."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from functools import update_wrapper
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Self, TypeVar
+
+from dvecdb.client import requests
+from dvecdb.errors import Code, HandleError, NotFoundError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from types import TracebackType
+
+    from dvecdb.client.attempts import Call
+    from dvecdb.client.connection import Connection
+    from dvecdb.client.requests import Plan, Target
+    from dvecdb.records import AsOf, Hits, Json, Lsn, OnDamage, Page, Record, Schema, VerifyReport
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def _method(
+    build: Callable[Concatenate[Target, P], Call[T]],
+) -> Callable[Concatenate[RemoteCollection, P], T]:
+    """Return the method that sends what `build` makes of its arguments."""
+
+    def method(self: RemoteCollection, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return self.send(build(self.target, *args, **kwargs))
+
+    update_wrapper(method, build)
+    return method
+
+
+def left(target: Target, error: NotFoundError) -> HandleError:
+    """Return what a handle says whose collection is no longer there."""
+    return HandleError(
+        Code.COLLECTION_DELETED,
+        f"collection {target.name!r} is not there any more: {error.message}",
+        name=target.name,
+    )
+
+
+class RemoteCollection:
+    """A collection of a server. Safe to use from any number of threads.
+
+    Every write returns a `Commit` and is durable then. Every write may carry `if_lsn` (refused if
+    any id it touches was changed after that LSN), `expect` (documents that must have these values),
+    `idempotency_key` (the same call again answers the same and writes nothing; one is made if none
+    is given), and `actor`, `reason` and `request_id` for the commit note. The handle goes by the
+    name: after the collection was deleted and made again, it is the new one.
+    """
+
+    def __init__(self, connection: Connection, target: Target) -> None:
+        self._connection = connection
+        self.target = target
+        self.documents = RemoteDocuments(self)
+
+    @property
+    def name(self) -> str:
+        """The collection's name."""
+        return self.target.name
+
+    @property
+    def schema(self) -> Schema:
+        """Dimension, metric and vector type."""
+        return self.target.schema
+
+    upsert = _method(requests.upsert)
+    insert = _method(requests.insert)
+    delete = _method(requests.delete)
+    update_metadata = _method(requests.update_metadata)
+    write = _method(requests.write)
+
+    get = _method(requests.get)
+    search = _method(requests.search)
+    scroll = _method(requests.scroll)
+    count = _method(requests.count)
+    history = _method(requests.history)
+
+    stats = _method(requests.stats)
+    findings = _method(requests.findings)
+    flush = _method(requests.flush)
+
+    def verify(self) -> VerifyReport:
+        """Read and check every stored byte that counts; damage becomes findings.
+
+        The server does it as a task: this waits for its end, however long that takes.
+        """
+        return self.send(requests.verify(self.target))
+
+    def snapshot(self, *, as_of: AsOf | None = None) -> RemoteSnapshot:
+        """Return a consistent read view: of now, of an LSN, or of an aware datetime.
+
+        Raises:
+            InvalidRequestError: `as-of-unreadable`, says what is readable.
+        """
+        return RemoteSnapshot(self, self.send(requests.pin(self.target, as_of=as_of)))
+
+    def scan(self, *, as_of: AsOf | None = None, with_vectors: bool = False) -> Iterator[Record]:
+        """Yield every record of one consistent state, in row order."""
+        return self.snapshot(as_of=as_of).scan(with_vectors=with_vectors)
+
+    def send(self, wanted: Call[T] | Plan[T]) -> T:
+        """Return the result of a call or plan of this collection."""
+        try:
+            if isinstance(wanted, Generator):
+                return self._connection.follow(wanted)
+            return self._connection.send(wanted)
+        except NotFoundError as error:
+            if error.code is Code.COLLECTION_NOT_FOUND:
+                raise left(self.target, error) from error
+            raise
+
+
+class RemoteDocuments:
+    """The versioned JSON documents of a collection: job cursors, tags and the like."""
+
+    def __init__(self, collection: RemoteCollection) -> None:
+        self._collection = collection
+
+    def get(self, namespace: str, key: str, *, as_of: AsOf | None = None) -> Json:
+        """Return the value of a document, or None."""
+        collection = self._collection
+        return collection.send(requests.document(collection.target, namespace, key, as_of=as_of))
+
+    def list(self, namespace: str, *, as_of: AsOf | None = None) -> dict[str, Json]:
+        """Return every document of a namespace by key."""
+        collection = self._collection
+        return collection.send(requests.documents(collection.target, namespace, as_of=as_of))
+
+
+class RemoteSnapshot:
+    """A consistent read view of a collection: its state at one LSN."""
+
+    def __init__(self, collection: RemoteCollection, lsn: Lsn) -> None:
+        self._collection = collection
+        self.lsn = lsn
+
+    def __enter__(self) -> Self:
+        """Return the snapshot."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Nothing to release: the server keeps every state of the history window."""
+
+    def get(self, ids: Sequence[str], *, with_vectors: bool = True) -> list[Record | None]:
+        """Return the records of `ids` in order, None for those that do not exist."""
+        return self._collection.get(ids, as_of=self.lsn, with_vectors=with_vectors)
+
+    def search(
+        self,
+        query: Any,
+        *,
+        limit: int = 10,
+        where: Mapping[str, Json] | None = None,
+        with_metadata: bool = True,
+        on_damage: OnDamage = "fail",
+    ) -> Hits:
+        """Return the `limit` nearest records, exactly, nearest first, ties by row."""
+        return self._collection.search(
+            query,
+            limit=limit,
+            where=where,
+            as_of=self.lsn,
+            with_metadata=with_metadata,
+            on_damage=on_damage,
+        )
+
+    def scan(self, *, with_vectors: bool = False) -> Iterator[Record]:
+        """Yield every record in row order. Pages are read as they are needed."""
+        after: int | None = None
+        limit = requests.scan_rows(self._collection.schema, with_vectors=with_vectors)
+        while True:
+            page = self.scroll(limit=limit, after=after, with_vectors=with_vectors)
+            yield from page.records
+            if page.next is None:
+                return
+            after = page.next
+
+    def scroll(
+        self,
+        *,
+        limit: int = 100,
+        after: int | None = None,
+        where: Mapping[str, Json] | None = None,
+        with_vectors: bool = False,
+    ) -> Page:
+        """Return up to `limit` records in row order; `after` is the `next` of the page before."""
+        return self._collection.scroll(
+            limit=limit, after=after, where=where, as_of=self.lsn, with_vectors=with_vectors
+        )
+
+    def count(self, *, where: Mapping[str, Json] | None = None) -> int:
+        """Return the number of records, or of those that match `where`."""
+        return self._collection.count(where=where, as_of=self.lsn)
+
+    def document(self, namespace: str, key: str) -> Json:
+        """Return a document's value, or None."""
+        return self._collection.documents.get(namespace, key, as_of=self.lsn)
+
+    def documents(self, namespace: str) -> dict[str, Json]:
+        """Return every document of a namespace by key."""
+        return self._collection.documents.list(namespace, as_of=self.lsn)

@@ -1,0 +1,213 @@
+"""A server as a database: the interface of `dvecdb.open` over HTTP."""
+
+from __future__ import annotations
+
+import uuid
+from typing import TYPE_CHECKING, Any, Self, TypeVar
+
+from dvecdb import clock
+from dvecdb.client import requests
+from dvecdb.client.address import (
+    CONNECT_TIMEOUT_SECONDS,
+    CONNECTIONS_MAX,
+    TIMEOUT_SECONDS,
+    Limits,
+    parse_address,
+)
+from dvecdb.client.attempts import ATTEMPTS_MAX, Call, Terms, Wait, play
+from dvecdb.client.collection import RemoteCollection
+from dvecdb.client.exchange import ExchangeError, fixed_headers, request_head
+from dvecdb.client.sockets import SocketPool
+from dvecdb.errors import Code, HandleError
+from dvecdb.records import Metric, VectorType, check_whole
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Callable
+    from types import TracebackType
+
+    from dvecdb.client.address import Verify
+    from dvecdb.client.attempts import Send
+    from dvecdb.client.exchange import Answer
+    from dvecdb.client.requests import Plan
+    from dvecdb.records import Finding
+
+T = TypeVar("T")
+
+
+class Connection:
+    """Plays calls over a pool of sockets. Safe to use from any number of threads."""
+
+    def __init__(
+        self,
+        pool: SocketPool,
+        fixed: bytes,
+        prefix: str,
+        terms: Terms,
+        sleep: Callable[[float], None],
+    ) -> None:
+        self._pool = pool
+        self._fixed = fixed
+        self._prefix = prefix
+        self._terms = terms
+        self._sleep = sleep
+        self._is_closed = False
+
+    def send(self, call: Call[T]) -> T:
+        """Return the result of a call.
+
+        Raises:
+            DvecdbError: of the server; `unreachable`; `handle-closed`.
+        """
+        if self._is_closed:
+            raise closed()
+        steps = play(call, self._terms)
+        try:
+            step = next(steps)
+            while True:
+                try:
+                    answer = self._do(step)
+                except ExchangeError as error:
+                    step = steps.throw(error)
+                else:
+                    step = steps.send(answer)
+        except StopIteration as end:
+            result: T = end.value
+            return result
+
+    def _do(self, step: Send | Wait) -> Answer | None:
+        if isinstance(step, Wait):
+            self._sleep(step.seconds)
+            return None
+        call = step.call
+        head = request_head(call.method, self._prefix + call.path, call.headers, self._fixed)
+        return self._pool.exchange(head, call.body, fresh=step.fresh)
+
+    def follow(self, plan: Plan[T]) -> T:
+        """Return the result of several calls."""
+        try:
+            step: Call[Any] | Wait = next(plan)
+            while True:
+                if isinstance(step, Wait):
+                    self._sleep(step.seconds)
+                    step = plan.send(None)
+                else:
+                    step = plan.send(self.send(step))
+        except StopIteration as end:
+            result: T = end.value
+            return result
+
+    def close(self) -> None:
+        """Close every connection; calls under way end first."""
+        self._is_closed = True
+        self._pool.close()
+
+
+def closed() -> HandleError:
+    """Return what a closed client says."""
+    return HandleError(Code.HANDLE_CLOSED, "this client is closed; connect again")
+
+
+class RemoteDatabase:
+    """A server's data directory. Safe to use from any number of threads, and after a fork.
+
+    No request is made before the first call.
+    """
+
+    def __init__(self, url: str, connection: Connection) -> None:
+        self.url = url
+        self._connection = connection
+
+    def __enter__(self) -> Self:
+        """Return the database."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Close the connections."""
+        self.close()
+
+    def create_collection(
+        self,
+        name: str,
+        *,
+        dimension: int,
+        metric: str = Metric.COSINE,
+        vector_type: str = VectorType.FLOAT32,
+    ) -> RemoteCollection:
+        """Create a collection; durable on return.
+
+        Raises:
+            InvalidRequestError: `invalid-name`, `invalid-argument`.
+            ConflictError: `collection-exists`, also where only the case differs.
+            DiskFullError: `disk-full`.
+        """
+        call = requests.create_collection(
+            name, dimension=dimension, metric=metric, vector_type=vector_type
+        )
+        return RemoteCollection(self._connection, self._connection.send(call))
+
+    def collection(self, name: str) -> RemoteCollection:
+        """Return a collection.
+
+        Raises:
+            NotFoundError: `collection-not-found`.
+            DamagedDataError: `collection-damaged`, it was set aside; says why.
+        """
+        target = self._connection.send(requests.open_collection(name))
+        return RemoteCollection(self._connection, target)
+
+    def collections(self) -> list[str]:
+        """Return the names of the open collections, sorted."""
+        return self._connection.send(requests.list_collections())
+
+    def delete_collection(
+        self, name: str, *, actor: str | None = None, reason: str | None = None
+    ) -> None:
+        """Move a collection to the trash; no byte of its data is removed. Durable on return.
+
+        Raises:
+            NotFoundError: `collection-not-found`.
+        """
+        self._connection.send(requests.delete_collection(name, actor=actor, reason=reason))
+
+    def findings(self) -> list[Finding]:
+        """Return everything damaged or doubtful in the server's data directory."""
+        return self._connection.send(requests.all_findings())
+
+    def close(self) -> None:
+        """Close the connections. Everything that was acknowledged was durable before."""
+        self._connection.close()
+
+
+def connect(
+    url: str,
+    *,
+    api_key: str | None = None,
+    timeout: float = TIMEOUT_SECONDS,
+    connect_timeout: float = CONNECT_TIMEOUT_SECONDS,
+    verify: Verify | os.PathLike[str] = True,
+    attempts: int = ATTEMPTS_MAX,
+    connections: int = CONNECTIONS_MAX,
+) -> RemoteDatabase:
+    """Return the database of the server at `url`, such as http://127.0.0.1:3030.
+
+    timeout: seconds of silence until a request is given up; connect_timeout: likewise for a
+    connection; verify: how to check a server's certificate: True, by the system's authorities; a
+    path, by that file; an `ssl.SSLContext`; False, not at all. attempts: how often a call is made
+    at most; reads are always repeated safely, writes carry an idempotency key for it. 1: no call
+    is repeated, and no key is made. connections: open at once at most; more callers wait.
+
+    Raises:
+        InvalidRequestError: `invalid-argument`. Whether a server is there shows at the first call.
+    """
+    address = parse_address(url, verify)
+    limits = Limits(timeout, connect_timeout, connections)
+    terms = Terms(address.authority, check_whole("attempts", attempts, 1, 100), uuid.uuid4)
+    fixed = fixed_headers(address, api_key)
+    pool = SocketPool(address, limits)
+    return RemoteDatabase(url, Connection(pool, fixed, address.prefix, terms, clock.sleep))
