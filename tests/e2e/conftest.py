@@ -1,5 +1,6 @@
 """Programs that are run, stopped and killed for real, and what the machine offers for it."""
 
+import io
 import json
 import os
 import shutil
@@ -9,6 +10,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from tests.e2e.serving import Server
+
+import dvecdb
+from dvecdb.cli import main as cli
 
 PROGRAMS = Path(__file__).with_name("programs")
 SOURCE = Path(__file__).parents[2] / "src"
@@ -126,3 +131,81 @@ def strace():
     if probe.returncode:
         pytest.skip(f"strace may not trace here: {probe.stderr.decode(errors='replace')[-200:]}")
     return path
+
+
+class Command:
+    """The command `dvecdb` in this process, on a data directory or a server: see `options`."""
+
+    def __init__(self, monkeypatch, captured, *, data=None, url=None):
+        self.data, self.url = data, url
+        self.options = ["--url", url] if data is None else ["--data-dir", data]
+        self._monkeypatch = monkeypatch
+        self._captured = captured
+        for name in ("DVECDB_URL", "DVECDB_API_KEY", "DVECDB_DATA_DIR"):
+            monkeypatch.delenv(name, raising=False)
+
+    def database(self):
+        """Return what the command works on, open."""
+        return dvecdb.connect(self.url) if self.data is None else dvecdb.open(self.data)
+
+    def raw(self, *arguments, stdin=b""):
+        """Return exit code, stdout and stderr, both as bytes."""
+        arguments = list(map(str, arguments))
+        self._captured.readouterr()
+        with self._monkeypatch.context() as patched:
+            patched.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
+            code = cli.run(arguments)
+        sys.stdout.flush()
+        return code, *self._captured.readouterr()
+
+    def __call__(self, *arguments, stdin=b""):
+        """Return exit code, stdout and stderr of a command on the target."""
+        code, out, error = self.raw(*arguments, *self.options, stdin=stdin)
+        return code, out.decode(), error.decode()
+
+    def says(self, *arguments, **options):
+        """Return what a command prints that must succeed."""
+        code, out, error = self(*arguments, **options)
+        assert (code, error) == (0, ""), (arguments, error)
+        return out
+
+    def json(self, *arguments, **options):
+        """Return the JSON document of a command that must succeed."""
+        return json.loads(self.says(*arguments, "--json", **options))
+
+    def fails(self, *arguments, **options):
+        """Return exit code, error code and message of a command that must fail."""
+        code, out, error = self(*arguments, **options)
+        assert (code != 0, out) == (True, ""), (arguments, out)
+        assert error.startswith("error: "), error
+        assert error.count("\n") == 1, error
+        _, name, message = error.rstrip("\n").split(": ", 2)
+        return code, name, message
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory):
+    """A server for all tests; each finds it without collections."""
+    place = tmp_path_factory.mktemp("server")
+    started = Server(place / "data", place / "log").wait()
+    yield started
+    started.kill()
+
+
+@pytest.fixture
+def dvecdb_here(monkeypatch, capfdbinary, tmp_path):
+    """The command on a data directory of its own."""
+    return Command(monkeypatch, capfdbinary, data=tmp_path / "data")
+
+
+@pytest.fixture(params=["directory", "server"])
+def dvecdb_command(request, monkeypatch, capfdbinary, tmp_path):
+    """The command on a data directory, and then the same on a server."""
+    if request.param == "directory":
+        yield Command(monkeypatch, capfdbinary, data=tmp_path / "data")
+        return
+    url = f"http://127.0.0.1:{request.getfixturevalue('server').port}"
+    yield Command(monkeypatch, capfdbinary, url=url)
+    with dvecdb.connect(url) as database:
+        for name in database.collections():
+            database.delete_collection(name)

@@ -15,7 +15,8 @@ import numpy as np
 
 import dvecdb
 from dvecdb.cli import demo_writer as story
-from dvecdb.cli.output import finding_lines, say, size_text
+from dvecdb.cli.demo_server import serve_and_kill
+from dvecdb.cli.output import finding_lines, print_json, say, size_text
 from dvecdb.clock import SystemClock
 from dvecdb.errors import Code, DirectoryError
 
@@ -28,39 +29,54 @@ _DELETED: Final = 2  # batches
 _CUT: Final = frozenset({"torn", "possibly-acknowledged"})  # findings about what was in flight
 
 
-class _Report:
-    """Prints one line per step and remembers whether every check held."""
+class Report:
+    """Prints one line per step, or keeps them for JSON, and remembers whether every check held."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, as_json: bool) -> None:
         self.good = True
+        self.steps: list[dict[str, object]] = []
+        self._as_json = as_json
 
     def say(self, text: str) -> None:
         """Print a line that checks nothing."""
-        say(f"      {text}")
+        self._add(None, f"      {text}", text)
 
     def check(self, holds: bool, text: str) -> None:
         """Print a line that claims something."""
-        say(f"{'ok   ' if holds else 'WRONG'} {text}")
+        self._add(holds, f"{'ok   ' if holds else 'WRONG'} {text}", text)
         self.good = self.good and holds
 
+    def _add(self, holds: bool | None, line: str, text: str) -> None:
+        self.steps.append({"ok": holds, "text": text})
+        if not self._as_json:
+            say(line)
 
-def run_demo(keep: Path | None) -> bool:
+    def end(self) -> None:
+        """Print the verdict."""
+        if self._as_json:
+            print_json({"ok": self.good, "steps": self.steps})
+        else:
+            say("everything checked out" if self.good else "something is wrong: see above")
+
+
+def run_demo(keep: Path | None, *, as_json: bool = False) -> bool:
     """Tell the story; return whether every check held.
 
     Raises:
         DirectoryError: `directory-unreadable`, `keep` is not empty.
     """
     with _workplace(keep) as place:
-        report = _Report()
+        report = Report(as_json=as_json)
         path = place / "data"
         acknowledged = _write_and_kill(path, report)
         with _timed("reopened", report), dvecdb.open(path) as database:
             films = _recovered(database, acknowledged, report)
             _past_and_search(films, acknowledged, report)
         _damage(path, place / "damaged", report)
+        serve_and_kill(place, report)
         if keep is not None:
             report.say(f"kept: {path}; try 'dvecdb verify --data-dir {path}'")
-        say("everything checked out" if report.good else "something is wrong: see above")
+        report.end()
         return report.good
 
 
@@ -81,14 +97,14 @@ def _workplace(keep: Path | None) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def _timed(what: str, report: _Report) -> Iterator[None]:
+def _timed(what: str, report: Report) -> Iterator[None]:
     clock = SystemClock()
     start = clock.monotonic_ns()
     yield
     report.say(f"{what} and checked in {(clock.monotonic_ns() - start) / 1e9:.1f} s")
 
 
-def _write_and_kill(path: Path, report: _Report) -> Mapping[int, int]:
+def _write_and_kill(path: Path, report: Report) -> Mapping[int, int]:
     """Start a writer, kill it while it writes; return the acknowledged LSN of each batch."""
     acknowledged: dict[int, int] = {}
     command = [sys.executable, "-m", "dvecdb.cli.demo_writer", str(path)]
@@ -118,19 +134,19 @@ def _note(acknowledged: dict[int, int], line: str) -> None:
 
 
 def _recovered(
-    database: dvecdb.Database, acknowledged: Mapping[int, int], report: _Report
+    database: dvecdb.Database, acknowledged: Mapping[int, int], report: Report
 ) -> dvecdb.Collection:
     """Compare every row with what was written."""
     films = database.collection(story.COLLECTION)
     rows = 0
     equal = True
     for batch, lsn in acknowledged.items():
-        equal = equal and _is_stored(films, batch, lsn)
+        equal = equal and story.is_stored(films, batch, lsn)
         rows += story.BATCH_ROWS
     report.check(equal, f"all {rows} acknowledged rows are there, bit for bit, with their LSNs")
     extra = max(acknowledged) + 1
     found = sum(record is not None for record in films.get(story.batch_ids(extra)))
-    whole = found == 0 or (found == story.BATCH_ROWS and _is_stored(films, extra, None))
+    whole = found == 0 or (found == story.BATCH_ROWS and story.is_stored(films, extra, None))
     state = "all of it had reached the log" if found else "none of it is there"
     report.check(
         whole and films.count() == rows + found,
@@ -144,21 +160,8 @@ def _recovered(
     return films
 
 
-def _is_stored(films: dvecdb.Collection, batch: int, lsn: int | None) -> bool:
-    records = films.get(story.batch_ids(batch))
-    vectors, metadata = story.batch_vectors(batch), story.batch_metadata(batch)
-    return all(
-        record is not None
-        and record.vector is not None
-        and record.vector.tobytes() == vector.tobytes()
-        and record.metadata == value
-        and (lsn is None or record.lsn == lsn)
-        for record, vector, value in zip(records, vectors, metadata, strict=True)
-    )
-
-
 def _past_and_search(
-    films: dvecdb.Collection, acknowledged: Mapping[int, int], report: _Report
+    films: dvecdb.Collection, acknowledged: Mapping[int, int], report: Report
 ) -> None:
     """Delete rows, read them as of before, search, and read everything once more."""
     before = films.stats().last_lsn
@@ -199,7 +202,7 @@ def _past_and_search(
     )
 
 
-def _damage(path: Path, copy: Path, report: _Report) -> None:
+def _damage(path: Path, copy: Path, report: Report) -> None:
     """Flip one bit in a copy and see that it is named, and that the rest still reads."""
     shutil.copytree(path, copy)
     target = max(

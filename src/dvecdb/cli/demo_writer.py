@@ -44,6 +44,22 @@ def batch_metadata(batch: int) -> list[dict[str, object]]:
     ]
 
 
+def is_stored(
+    collection: dvecdb.Collection | dvecdb.RemoteCollection, batch: int, lsn: int | None
+) -> bool:
+    """Return whether a batch is there, bit for bit, written by `lsn` if that is known."""
+    records = collection.get(batch_ids(batch))
+    vectors, metadata = batch_vectors(batch), batch_metadata(batch)
+    return all(
+        record is not None
+        and record.vector is not None
+        and record.vector.tobytes() == vector.tobytes()
+        and record.metadata == value
+        and (lsn is None or record.lsn == lsn)
+        for record, vector, value in zip(records, vectors, metadata, strict=True)
+    )
+
+
 def write_until_killed(path: str) -> None:
     """Write batch after batch; print `batch lsn` when each is acknowledged."""
     with dvecdb.open(path) as database:

@@ -21,6 +21,7 @@ _BAD_LISTS: Final = frozenset(
         "damaged_bytes",
         "damaged_pages",
         "damaged_blocks",
+        "damaged_lines",
         "damaged_vectors",
         "damaged_metadata",
         "lost_vectors",

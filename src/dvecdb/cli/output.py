@@ -1,16 +1,22 @@
-"""How commands print: JSON documents, sizes and findings."""
+"""How commands print: JSON documents, tables, sizes, findings, questions."""
 
 from __future__ import annotations
 
 import os
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 import typer
 
+from dvecdb.cli.app import UsageError
+
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
     from dvecdb.records import Finding
+
+_WIDE: Final = 100_000  # columns of a table that nobody looks at: nothing is cut or wrapped
 
 
 def say(text: str) -> None:
@@ -18,14 +24,66 @@ def say(text: str) -> None:
     try:
         typer.echo(text)
     except BrokenPipeError:
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, sys.stdout.fileno())
-        os.close(nowhere)
+        drop_output()
+
+
+def drop_output() -> None:
+    """Let what is still printed go nowhere."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
 
 
 def print_json(value: Any) -> None:
     """Print one JSON document, indented."""
-    say(msgspec.json.format(msgspec.json.encode(value, enc_hook=str), indent=2).decode())
+    say(msgspec.json.format(msgspec.json.encode(value, enc_hook=_plain), indent=2).decode())
+
+
+def _plain(value: Any) -> Any:
+    """Return an array as a list, and what JSON does not know as text."""
+    return value.tolist() if hasattr(value, "tolist") else str(value)
+
+
+def compact_json(value: Any) -> str:
+    """Return a JSON value on one line, "-" for none."""
+    return "-" if value is None else msgspec.json.encode(value).decode()
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Print rows under their headings. Columns whose heading ends in `>` are right-aligned."""
+    from rich.console import Console  # noqa: PLC0415  # slow to import
+    from rich.table import Table  # noqa: PLC0415
+    from rich.text import Text  # noqa: PLC0415
+
+    seen = sys.stdout.isatty()
+    console = Console(no_color=not seen, width=None if seen else _WIDE, highlight=False)
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for column in columns:
+        right = column.endswith(">")
+        table.add_column(column.rstrip(">"), justify="right" if right else "left", no_wrap=not seen)
+    for row in rows:
+        table.add_row(*(Text(visible(str(cell))) for cell in row))
+    with console.capture() as captured:
+        console.print(table)
+    say("\n".join(line.rstrip() for line in captured.get().splitlines()))
+
+
+def print_facts(facts: Iterable[tuple[str, object]]) -> None:
+    """Print names and values, one pair a line."""
+    pairs = list(facts)
+    width = max(len(name) for name, _ in pairs)
+    for name, value in pairs:
+        say(f"{name:<{width}}  {visible(str(value))}")
+
+
+def visible(text: str) -> str:
+    """Return `text` with control characters spelled out: stored texts do not steer a terminal."""
+    if text.isprintable():
+        return text
+    return "".join(
+        letter if letter.isprintable() else letter.encode("unicode_escape").decode()
+        for letter in text
+    )
 
 
 def size_text(size_bytes: int) -> str:
@@ -40,7 +98,21 @@ def size_text(size_bytes: int) -> str:
 
 def finding_lines(finding: Finding) -> list[str]:
     """Return the lines that show a finding."""
-    lines = [f"{finding.collection or '-'}: {finding.code}: {finding.message}"]
+    lines = [visible(f"{finding.collection or '-'}: {finding.code}: {finding.message}")]
     if finding.lost:
-        lines.append(f"  lost: {finding.lost}")
+        lines.append(visible(f"  lost: {finding.lost}"))
     return lines
+
+
+def confirm(question: str, *, yes: bool) -> None:
+    """Ask before something is destroyed, on a terminal; elsewhere `--yes` has to be given.
+
+    Raises:
+        UsageError: nobody can be asked.
+        typer.Abort: the answer was no.
+    """
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise UsageError(f"{question} There is nobody to ask: give --yes to do it")
+    typer.confirm(question, abort=True, err=True)

@@ -1,0 +1,81 @@
+"""The commands that look for damage, look into files, and show what this is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dvecdb.cli.app import CARE, app
+from dvecdb.cli.exit_codes import DAMAGE, OK
+from dvecdb.cli.options import ApiKey, DataDir, Json, Url
+
+# ruff: noqa: PLC0415  # commands import what they need when they run
+
+
+@app.command(rich_help_panel=CARE)
+def verify(
+    collection: Annotated[str | None, typer.Option(help="Only this collection.")] = None,
+    url: Url = None,
+    api_key: ApiKey = None,
+    data_dir: DataDir = None,
+    as_json: Json = False,
+) -> None:
+    """Read and check every stored byte. A directory is not written to, even beside a writer."""
+    from dvecdb.cli.inspect import verify_collections
+    from dvecdb.cli.target import find_target
+
+    target = find_target(url, api_key, data_dir)
+    raise typer.Exit(verify_collections(target, collection, as_json=as_json))
+
+
+@app.command(rich_help_panel=CARE)
+def findings(
+    url: Url = None, api_key: ApiKey = None, data_dir: DataDir = None, as_json: Json = False
+) -> None:
+    """List what is damaged or doubtful. Exit code 1 if there is anything."""
+    from dvecdb.cli.inspect import list_findings
+    from dvecdb.cli.target import find_target
+
+    raise typer.Exit(list_findings(find_target(url, api_key, data_dir), as_json=as_json))
+
+
+@app.command(rich_help_panel=CARE)
+def dump(
+    file: Annotated[Path, typer.Argument(help="A file of a data directory.", show_default=False)],
+    as_json: Json = False,
+    vectors: Annotated[
+        int, typer.Option(min=0, help="Show the first N rows of each batch with their vectors.")
+    ] = 0,
+) -> None:
+    """Print what is in a file: log, segment, manifest, lookup or LOCK. Exit code 1 if damaged."""
+    from dvecdb.cli.dump import dump_file
+
+    raise typer.Exit(dump_file(file, as_json=as_json, vectors=vectors))
+
+
+@app.command(rich_help_panel=CARE)
+def demo(
+    keep: Annotated[
+        Path | None,
+        typer.Option(help="Work in this directory, which must be empty or new, and keep it."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Kill a writer and a server, and compare every row; all in a temporary directory."""
+    from dvecdb.cli.demo import run_demo
+
+    raise typer.Exit(OK if run_demo(keep, as_json=as_json) else DAMAGE)
+
+
+@app.command(rich_help_panel=CARE)
+def version(as_json: Json = False) -> None:
+    """Print the version."""
+    from dvecdb import __version__
+    from dvecdb.cli.output import print_json
+
+    if as_json:
+        print_json({"version": __version__})
+    else:
+        typer.echo(f"dvecdb {__version__}")

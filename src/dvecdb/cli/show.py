@@ -1,0 +1,180 @@
+"""`dvecdb collections`, `create`, `info`, `stats`, `delete` and `history`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from dvecdb.cli.exit_codes import DAMAGE, OK
+from dvecdb.cli.output import (
+    confirm,
+    finding_lines,
+    print_facts,
+    print_json,
+    print_table,
+    say,
+    size_text,
+)
+
+if TYPE_CHECKING:
+    import dvecdb
+    from dvecdb.cli.target import Target
+    from dvecdb.records import CollectionStats, CommitInfo, Finding
+
+
+def list_collections(target: Target, *, as_json: bool) -> int:
+    """Print the collections; return the exit code. Raises `DvecdbError`."""
+    with target.open() as database:
+        stats = [database.collection(name).stats() for name in database.collections()]
+        aside = set_aside(database)
+    if as_json:
+        print_json({"collections": stats, "set_aside": aside})
+        return DAMAGE if aside else OK
+    if stats:
+        headings = ["NAME", "RECORDS>", "DIMENSION>", "TYPE", "METRIC", "LSN>", "SIZE>",
+                    "FINDINGS>"]  # fmt: skip
+        print_table(headings, [_summary(item) for item in stats])
+    for finding in aside:
+        say("\n".join(finding_lines(finding)))
+    if not stats and not aside:
+        say("no collections")
+    return DAMAGE if aside else OK
+
+
+def set_aside(database: dvecdb.Database) -> list[Finding]:
+    """Return the findings about collections that could not be opened."""
+    opened = set(database.collections())
+    return [finding for finding in database.findings() if finding.collection not in opened]
+
+
+def _summary(stats: CollectionStats) -> tuple[object, ...]:
+    schema = stats.schema
+    return (
+        stats.name, stats.count, schema.dimension, schema.vector_type, schema.metric,
+        stats.last_lsn, size_text(_size(stats)), stats.findings,
+    )  # fmt: skip
+
+
+def _size(stats: CollectionStats) -> int:
+    return stats.segment_bytes + stats.wal_bytes
+
+
+def create_collection(
+    target: Target, name: str, dimension: int, metric: str, vector_type: str, *, as_json: bool
+) -> int:
+    """Make a collection; return the exit code. Raises `DvecdbError`."""
+    with target.open(write=True, create=True) as database:
+        schema = database.create_collection(
+            name, dimension=dimension, metric=metric, vector_type=vector_type
+        ).schema
+    if as_json:
+        print_json({"name": name, **msgspec.to_builtins(schema)})
+    else:
+        say(f"created {name}: {schema.dimension} x {schema.vector_type}, {schema.metric}")
+    return OK
+
+
+def show_collection(target: Target, name: str, *, as_json: bool) -> int:
+    """Print what a collection is and what was done to it last; return the exit code."""
+    with target.open() as database:
+        collection = database.collection(name)
+        stats, newest = collection.stats(), collection.history(limit=1)
+        findings = collection.findings()
+    if as_json:
+        commit = commit_json(newest[0]) if newest else None
+        print_json({**msgspec.to_builtins(stats), "last_commit": commit})
+        return OK
+    schema = stats.schema
+    facts: list[tuple[str, object]] = [
+        ("name", stats.name),
+        ("uuid", stats.uuid),
+        ("dimension", schema.dimension),
+        ("vector type", schema.vector_type),
+        ("metric", schema.metric),
+        ("records", stats.count),
+        ("size", size_text(_size(stats))),
+        ("last LSN", stats.last_lsn),
+    ]
+    if newest:
+        who = f" by {newest[0].actor}" if newest[0].actor else ""
+        facts.append(("last commit", f"{newest[0].operation} at {_time(newest[0])}{who}"))
+    print_facts([*facts, ("findings", stats.findings)])
+    for finding in findings:
+        say("\n".join(finding_lines(finding)))
+    return OK
+
+
+def show_stats(target: Target, name: str | None, *, as_json: bool) -> int:
+    """Print the figures of one or of all collections; return the exit code."""
+    with target.open() as database:
+        names = database.collections() if name is None else [name]
+        stats = [database.collection(item).stats() for item in names]
+    if as_json:
+        print_json(stats[0] if name is not None else {"collections": stats})
+        return OK
+    if name is None:
+        figures: list[tuple[str, Any]] = [
+            ("collections", len(stats)),
+            ("records", sum(item.count for item in stats)),
+            ("rows ever written", sum(item.rows for item in stats)),
+            ("segments", sum(item.segments for item in stats)),
+            ("segment bytes", sum(item.segment_bytes for item in stats)),
+            ("in memory, bytes", sum(item.memtable_bytes for item in stats)),
+            ("log bytes", sum(item.wal_bytes for item in stats)),
+            ("findings", sum(item.findings for item in stats)),
+        ]
+    else:
+        built: dict[str, Any] = msgspec.to_builtins(stats[0])
+        built.update(built.pop("schema"))
+        figures = [(key.replace("_", " ").replace("lsn", "LSN"), built[key]) for key in built]
+    print_facts(figures)
+    return OK
+
+
+def delete_collection(
+    target: Target, name: str, *, yes: bool, actor: str | None, reason: str | None, as_json: bool
+) -> int:
+    """Move a collection to the trash; return the exit code. Raises `DvecdbError`."""
+    with target.open(write=True) as database:
+        count = database.collection(name).count()
+        confirm(f"Delete collection {name} with {count} records? It goes to the trash.", yes=yes)
+        database.delete_collection(name, actor=actor, reason=reason)
+    if as_json:
+        print_json({"deleted": name, "records": count})
+    else:
+        say(f"deleted {name} ({count} records); it is in the trash, whole")
+    return OK
+
+
+def show_history(
+    target: Target, name: str, *, limit: int, before: int | None, as_json: bool
+) -> int:
+    """Print the newest commits of a collection; return the exit code. Raises `DvecdbError`."""
+    with target.open() as database:
+        commits = database.collection(name).history(limit=limit, before=before)
+    if as_json:
+        print_json({"commits": [commit_json(commit) for commit in commits]})
+        return OK
+    if not commits:
+        say("no commits")
+        return OK
+    print_table(
+        ["LSN>", "TIME", "OPERATION", "ROWS>", "ENDED>", "BY", "REASON"],
+        [
+            (item.lsn, _time(item), item.operation, item.rows, item.ended, item.actor or "-",
+             item.reason or "-")
+            for item in commits
+        ],
+    )  # fmt: skip
+    return OK
+
+
+def commit_json(commit: CommitInfo) -> dict[str, Any]:
+    """Return a commit as JSON has it."""
+    built: dict[str, Any] = msgspec.to_builtins(commit)
+    return built
+
+
+def _time(commit: CommitInfo) -> str:
+    return commit.time.isoformat(sep=" ", timespec="seconds").replace("+00:00", "Z")

@@ -1,0 +1,258 @@
+"""The commands that read and write records and collections, on a directory and on a server."""
+
+import io
+import json
+import re
+import sys
+
+import numpy as np
+import pytest
+
+import dvecdb
+from dvecdb.cli import main as cli
+from dvecdb.cli.exit_codes import BY_ERROR
+from dvecdb.cli.values import parse_conditions
+from dvecdb.errors import DvecdbError
+
+LINES = (
+    b'{"id": "a", "vector": [1, 0, 0], "metadata": {"lang": "de", "year": 1999}}\n'
+    b'{"id": "b", "vector": [0, 1, 0], "metadata": {"lang": "en"}}\n'
+    b'{"id": "c", "vector": [1, 1, 0]}\n'
+)
+
+
+def with_docs(command):
+    """Make the collection `docs` of three records."""
+    command.says("create", "docs", "--dimension", 3, "--metric", "l2")
+    command.says("insert", "docs", "-", stdin=LINES)
+    return command
+
+
+@pytest.fixture
+def cmd(dvecdb_command):
+    return with_docs(dvecdb_command)
+
+
+@pytest.fixture
+def here(dvecdb_here):
+    return with_docs(dvecdb_here)
+
+
+# --- collections -----------------------------------------------------------------------------
+
+
+def test_a_collection_is_made_listed_shown_and_deleted(cmd):
+    assert cmd.says("create", "more", "-d", 2, "--vector-type", "int8") == (
+        "created more: 2 x int8, cosine\n"
+    )
+    listed = cmd.json("collections")["collections"]
+    assert [(item["name"], item["count"]) for item in listed] == [("docs", 3), ("more", 0)]
+    assert cmd.json("create", "third", "-d", 2)["metric"] == "cosine"
+    info = cmd.says("info", "docs")
+    assert re.search(r"^dimension +3$", info, re.MULTILINE)
+    assert re.search(r"^last commit +upsert at 20.*Z$", info, re.MULTILINE)
+    assert cmd.json("info", "docs")["last_commit"]["operation"] == "upsert"
+    assert cmd.json("info", "more")["last_commit"] is None
+    assert cmd.json("stats", "docs")["count"] == 3
+    assert re.search(r"^records +3$", cmd.says("stats"), re.MULTILINE)
+    assert len(cmd.json("stats")["collections"]) == 3
+    assert "rows" in cmd.says("stats", "docs")
+    assert cmd.says("delete", "docs", "--yes").startswith("deleted docs (3 records)")
+    assert cmd.json("delete", "more", "--yes") == {"deleted": "more", "records": 0}
+    assert cmd.fails("info", "docs")[:2] == (3, "collection-not-found")
+
+
+def test_history_tells_who_did_what_and_why(cmd):
+    cmd.says("delete-vectors", "docs", "a", "zzz", "--yes", "--actor", "ann", "--reason", "old")
+    table = cmd.says("history", "docs").splitlines()
+    assert table[0].split() == ["LSN", "TIME", "OPERATION", "ROWS", "ENDED", "BY", "REASON"]
+    assert table[1].split()[3:] == ["delete", "0", "1", "ann", "old"]
+    assert table[2].split()[3:8] == ["upsert", "3", "0", "-", "stdin"]
+    newest, *_ = cmd.json("history", "docs", "--limit", 1)["commits"]
+    assert (newest["lsn"], newest["actor"], newest["ended"]) == (2, "ann", 1)
+    assert [item["lsn"] for item in cmd.json("history", "docs", "--before", 2)["commits"]] == [1]
+    assert cmd.says("history", "docs", "--before", 1) == "no commits\n"
+
+
+# --- reading ---------------------------------------------------------------------------------
+
+
+def test_records_are_shown_and_what_is_missing_is_an_exit_code(cmd):
+    table = cmd.says("get", "docs", "a", "c").splitlines()
+    assert table[0].split() == ["ID", "LSN", "METADATA", "VECTOR"]
+    assert table[1].split(None, 3) == ["a", "1", '{"lang":"de","year":1999}', "[1, 0, 0]"]
+    code, out, _ = cmd("get", "docs", "a", "nobody", "--no-vectors")
+    assert code == 3
+    assert "'nobody' does not exist" in out
+    code, out, _ = cmd("get", "docs", "a", "nobody", "--json")
+    first, second = json.loads(out)["records"]
+    assert (code, first["vector"], second) == (3, [1.0, 0.0, 0.0], None)
+
+
+def test_search_takes_a_vector_a_file_or_a_record(cmd, tmp_path):
+    (tmp_path / "query.json").write_text("[1, 0, 0]")
+    np.save(tmp_path / "query.npy", np.array([[1, 0, 0]], np.float32))
+    queries = [("[1,0,0]", b""), (tmp_path / "query.json", b""), (tmp_path / "query.npy", b""),
+               ("-", b"[1, 0, 0]")]  # fmt: skip
+    for query, stdin in queries:
+        hits = cmd.json("search", "docs", query, stdin=stdin)["hits"]
+        assert [hit["id"] for hit in hits] == ["a", "c", "b"]
+    assert [hit["id"] for hit in cmd.json("search", "docs", "--like", "a")["hits"]] == ["c", "b"]
+    table = cmd.says("search", "docs", "[1,0,0]", "-n", 1).splitlines()
+    assert table[1].split() == ["a", "0", '{"lang":"de","year":1999}']
+    assert cmd.fails("search", "docs", "--like", "nobody")[:2] == (3, "id-not-found")
+
+
+def test_conditions_are_json_values_or_text(cmd):
+    def ids(*conditions):
+        parts = [part for text in conditions for part in ("--where", text)]
+        return [hit["id"] for hit in cmd.json("search", "docs", "[1,0,0]", *parts)["hits"]]
+
+    assert ids("lang=de") == ["a"]
+    assert ids("year=1999") == ["a"]
+    assert ids('year="1999"') == []
+    assert ids("lang=de", "year=1999.0") == ["a"]
+    assert ids("lang=de", "year=2000") == []
+    assert cmd.says("count", "docs", "--where", "lang=en") == "1\n"
+    assert cmd.says("search", "docs", "[1,0,0]", "--where", "lang=fr") == "nothing found\n"
+    assert parse_conditions(["a=b=c", "n=null", "t=true"]) == {"a": "b=c", "n": None, "t": True}
+
+
+def test_the_past_is_read_by_lsn_and_by_time(cmd):
+    cmd.says("delete-vectors", "docs", "a", "--yes")
+    assert cmd.says("count", "docs") == "2\n"
+    assert cmd.json("count", "docs", "--as-of", 1) == {"count": 3}
+    assert cmd.json("get", "docs", "a", "--as-of", 1)["records"][0]["id"] == "a"
+    assert cmd.json("search", "docs", "[1,0,0]", "--as-of", 1)["hits"][0]["id"] == "a"
+    time = cmd.json("history", "docs")["commits"][0]["time"]
+    assert cmd.json("count", "docs", "--as-of", time)["count"] in {2, 3}
+    assert cmd.fails("count", "docs", "--as-of", 99)[:2] == (2, "as-of-unreadable")
+    assert cmd.fails("count", "docs", "--as-of", "2020-01-01T00:00Z")[:2] == (2, "as-of-unreadable")
+    for text in ("yesterday", "2026-11-24T12:00:00", "-1"):
+        assert cmd.fails("count", "docs", f"--as-of={text}")[:2] == (2, "usage")
+
+
+def test_what_is_stored_does_not_steer_the_terminal(cmd):
+    evil = "\x1b[31mred\x07"
+    line = json.dumps({"id": evil, "vector": [1, 2, 3], "metadata": {"x": evil}}).encode()
+    cmd.says("insert", "docs", "-", stdin=line)
+    shown = cmd.says("get", "docs", evil) + cmd.says("search", "docs", "[1,2,3]")
+    shown += cmd("get", "docs", f"{evil}!")[1] + cmd("search", "docs", "--like", f"{evil}!")[2]
+    assert "\x1b" not in shown
+    assert "\x07" not in shown
+
+
+# --- deleting --------------------------------------------------------------------------------
+
+
+def test_records_are_deleted_by_id_or_by_a_file_of_ids(cmd, tmp_path):
+    (tmp_path / "ids").write_text('a\n"b"\nnobody\n')
+    answer = cmd.json("delete-vectors", "docs", "--ids", tmp_path / "ids", "--yes")
+    assert answer == {"deleted": 2, "asked": 3, "lsn": 2}
+    said = cmd.says("delete-vectors", "docs", "--ids", "-", "--yes", stdin=b"c\n")
+    assert said == "deleted 1 of 1 records at LSN 3\n"
+
+
+def test_what_destroys_needs_a_yes_where_nobody_can_be_asked(cmd):
+    for arguments in (["delete", "docs"], ["delete-vectors", "docs", "a"]):
+        code, name, message = cmd.fails(*arguments)
+        assert (code, name) == (2, "usage")
+        assert "--yes" in message
+    assert cmd.says("count", "docs") == "3\n"
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+@pytest.mark.parametrize(("answer", "code", "left"), [("n", 130, 3), ("", 130, 3), ("y", 0, 2)])
+def test_what_destroys_asks_on_a_terminal(cmd, monkeypatch, answer, code, left):
+    with monkeypatch.context() as patched:
+        patched.setattr(sys, "stdin", Terminal(f"{answer}\n"))
+        arguments = ["delete-vectors", "docs", "a", *map(str, cmd.options)]
+        assert cli.run(arguments) == code
+    assert cmd.says("count", "docs") == f"{left}\n"
+
+
+# --- which target ----------------------------------------------------------------------------
+
+
+def test_the_target_comes_from_options_or_else_from_the_environment(here, monkeypatch):
+    cmd, data = here, here.data
+    code, _, error = cmd.raw("count", "docs")
+    assert (code, error.startswith(b"error: usage: give a server")) == (2, True)
+    monkeypatch.setenv("DVECDB_DATA_DIR", str(data))
+    assert cmd.raw("count", "docs") == (0, b"3\n", b"")
+    monkeypatch.setenv("DVECDB_URL", "http://localhost:1")
+    code, _, error = cmd.raw("count", "docs")
+    assert (code, b"both are given" in error) == (2, True)
+    assert cmd.raw("count", "docs", "--data-dir", data) == (0, b"3\n", b"")
+    code, _, error = cmd.raw("count", "docs", "--data-dir", data, "--url", "http://localhost:1")
+    assert (code, b"both are given" in error) == (2, True)
+
+
+def test_only_create_makes_a_data_directory(dvecdb_here, tmp_path):
+    missing = tmp_path / "missing"
+    for arguments in (
+        ["insert", "docs", "-"], ["delete", "docs", "--yes"], ["count", "docs"],
+        ["delete-vectors", "docs", "a", "--yes"],
+    ):  # fmt: skip
+        code, _, error = dvecdb_here.raw(*arguments, "--data-dir", missing)
+        assert (code, error.startswith(b"error: directory-unreadable: ")) == (2, True)
+        assert not missing.exists()
+
+
+def test_writing_beside_a_writer_is_refused_and_says_how_to_do_it(here):
+    with dvecdb.open(here.data):
+        assert here.says("count", "docs") == "3\n"
+        code, name, message = here.fails("insert", "docs", "-", stdin=LINES)
+    assert (code, name) == (2, "directory-in-use")
+    assert "--url" in message
+
+
+def test_every_class_of_error_has_an_exit_code():
+    assert set(BY_ERROR) == set(DvecdbError.__subclasses__())
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["create", "docs"],
+        ["create", "docs", "-d", "0"],
+        ["create", "a/b", "-d", "3"],
+        ["create", "x", "-d", "3", "--metric", "x"],
+        ["create", "x", "-d", "3", "--vector-type", "x"],
+        ["get", "docs"],
+        ["search", "docs"],
+        ["search", "docs", "[1,2,3]", "--like", "a"],
+        ["search", "docs", "[1,2]"],
+        ["search", "docs", "[1,null,2]"],
+        ["search", "docs", "[1,2,3]", "-n", "0"],
+        ["search", "docs", "[1,2,3]", "--where", "x"],
+        ["search", "docs", "[1,2,3]", "--where", "x=1", "--where", "x=2"],
+        ["search", "docs", "missing.json"],
+        ["search", "docs", "-"],
+        ["delete-vectors", "docs", "--yes"],
+        ["delete-vectors", "docs", "a", "--ids", "x", "--yes"],
+        ["insert", "docs", "missing.jsonl"],
+        ["insert", "docs", "x.txt"],
+        ["insert", "docs", "-", "--format", "npz"],
+        ["insert", "docs", "x.csv", "--ids", "y"],
+        ["insert", "docs", "-", "--create"],
+        ["insert", "docs", "-", "--dimension", "3"],
+        ["insert", "docs", "-", "--create", "--dimension", "4"],
+        ["insert", "docs", "-", "--batch-rows", "0"],
+        ["history", "docs", "-n", "0"],
+        ["export", "docs", "x.txt"],
+        ["export", "docs", "-", "--format", "parquet"],
+        ["export", "docs", "missing/x.jsonl"],
+    ],
+)
+def test_wrong_arguments_are_one_clear_line_and_exit_code_2(cmd, tmp_path, monkeypatch, arguments):
+    monkeypatch.chdir(tmp_path)
+    code, _, message = cmd.fails(*arguments)
+    assert code == 2
+    assert len(message) > 20
+    code, out, _ = cmd(*arguments, "--json")
+    assert (code, set(json.loads(out)["error"])) == (2, {"code", "message", "advice", "details"})
