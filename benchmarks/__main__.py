@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from benchmarks import opening, search, writes
+from benchmarks import http, http_writes, opening, search, writes
 from benchmarks.data import embeddings
 from benchmarks.harness import Measure, Options, report
 
@@ -27,7 +27,18 @@ if TYPE_CHECKING:
 
 ROWS = 78_796
 ROUNDS_MIN = 5
-NAMES = ("ingest", "bulk", "single", "threads", "reopen", "replay", "search", "million")
+NAMES = (
+    "ingest",
+    "bulk",
+    "single",
+    "threads",
+    "reopen",
+    "replay",
+    "search",
+    "million",
+    "http",
+    "http-writes",
+)
 
 
 def main() -> int:
@@ -67,6 +78,8 @@ def run(options: Options, names: list[str] | tuple[str, ...]) -> list[Measure]:
         "replay": lambda: opening.replay(options, rows, queries),
         "search": lambda: search.search(options, rows, queries),
         "million": lambda: opening.million(options),
+        "http": lambda: http.http(options, rows, queries),
+        "http-writes": lambda: http_writes.inserts(options, rows),
     }
     measures: list[Measure] = []
     for name in NAMES:

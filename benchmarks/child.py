@@ -122,6 +122,19 @@ def get_many(path: str, rows: int, count: int, seed: int) -> dict[str, object]:
     }
 
 
+def serve(path: str, dimension: int, sync_seconds: float) -> dict[str, object]:
+    """Serve a new collection, each sync longer by `sync_seconds`, until stdin ends."""
+    from dvecdb.media.files import OsFiles
+    from dvecdb.testing.faults import SlowSync
+    from dvecdb.testing.serving import serving
+
+    with serving(path, files=SlowSync(OsFiles(), sync_seconds)) as served:
+        served.database.create_collection("docs", dimension=dimension)
+        print(served.port, flush=True)
+        sys.stdin.read()
+    return {}
+
+
 def anonymous_bytes() -> int:
     """Return the memory of this process that no file stands behind: exact, unlike RssAnon."""
     status = Path("/proc/self/smaps_rollup").read_text(encoding="ascii")
@@ -134,6 +147,7 @@ TASKS = {
     "fill-and-die": fill_and_die,
     "reopen": reopen,
     "get-many": get_many,
+    "serve": serve,
 }
 
 if __name__ == "__main__":
