@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from dvecdb.media.files import Dir, File, Files
 
 _N = TypeVar("_N", bound=np.generic)
+_FEW: Final = 64  # rows read at a time, below which numpy costs more than it gives
 _READ_BYTES: Final = 4 * 1024 * 1024
 _UNKNOWN, _GOOD, _DAMAGED = 0, 1, 2
 
@@ -176,6 +177,8 @@ class Segment:
         self, starts: npt.NDArray[np.int64], ends: npt.NDArray[np.int64]
     ) -> npt.NDArray[np.bool_]:
         """Return which of the body byte ranges touch a damaged page, verifying them first."""
+        if len(starts) <= _FEW and self._are_good(starts, ends):
+            return np.zeros(len(starts), dtype=np.bool_)
         first = starts // sf.PAGE_BYTES
         last = np.maximum(ends - 1, starts) // sf.PAGE_BYTES
         last = np.minimum(last, len(self._pages) - 1)
@@ -187,6 +190,15 @@ class Segment:
             self._verify_pages(pages)
             damaged |= self._page_states[pages] == _DAMAGED
         return damaged & (ends > starts)
+
+    def _are_good(self, starts: npt.NDArray[np.int64], ends: npt.NDArray[np.int64]) -> bool:
+        """Tell whether every page of a few ranges is known to be good: faster than numpy."""
+        states, size = self._page_states.data, sf.PAGE_BYTES
+        for start, end in zip(starts.tolist(), ends.tolist(), strict=True):
+            for page in range(start // size, max(end - 1, start) // size + 1):
+                if page >= len(states) or states[page] != _GOOD:
+                    return False
+        return True
 
     def _offsets(
         self, name: str, ordinals: npt.NDArray[np.int64]

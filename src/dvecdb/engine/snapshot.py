@@ -280,15 +280,17 @@ class Snapshot:
         )
         outside = np.flatnonzero(stored)
         for segment, found in self._view.by_segment(rows[outside]) if len(outside) else ():
-            for position in outside[found].tolist():
-                ordinal = np.array([rows[position] - segment.first_row])
-                try:
-                    (ids[position],) = segment.ids(ordinal)
-                    if with_metadata:
-                        (metadata[position],) = segment.metadata(ordinal)
-                except UnreadableError:
-                    ids[position] = ids[position] or f"row {rows[position]}"
-                    unreadable.add(position)
+            positions = outside[found]
+            try:
+                _fill_hits(segment, rows, positions, ids, metadata if with_metadata else None)
+            except UnreadableError:  # of some: find out which
+                for position in positions.tolist():
+                    one = np.array([position])
+                    try:
+                        _fill_hits(segment, rows, one, ids, metadata if with_metadata else None)
+                    except UnreadableError:
+                        ids[position] = ids[position] or f"row {rows[position]}"
+                        unreadable.add(position)
         named = [ids[index] for index in sorted(unreadable)]
         if named and on_damage == "fail":
             raise damaged_rows(named, "ids or metadata of the nearest records are damaged")
@@ -404,6 +406,26 @@ class Snapshot:
         return {
             key: _decode(value) for key, value in self._view.documents(namespace, self.lsn).items()
         }
+
+
+def _fill_hits(
+    segment: Segment,
+    rows: npt.NDArray[np.int64],
+    positions: npt.NDArray[np.int64],
+    ids: list[str],
+    metadata: list[bytes] | None,
+) -> None:
+    """Read ids, then metadata, of the rows at `positions` into both lists.
+
+    Raises:
+        UnreadableError: some are damaged; the ids are filled in if only metadata is.
+    """
+    ordinals, places = rows[positions] - segment.first_row, positions.tolist()
+    for place, text in zip(places, segment.ids(ordinals), strict=True):
+        ids[place] = text
+    if metadata is not None:
+        for place, value in zip(places, segment.metadata(ordinals), strict=True):
+            metadata[place] = value
 
 
 def read_ids(segment: Segment, ordinals: npt.NDArray[np.int64]) -> list[str]:
