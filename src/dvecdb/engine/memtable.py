@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from dvecdb.media.memory import new_rows
 from dvecdb.search.distance import copy_rows, row_norms
 
 if TYPE_CHECKING:
@@ -131,7 +132,9 @@ class Memtable:
             chunk = self.chunks[-1] if self.chunks else None
             if chunk is None or chunk.used == chunk.capacity:
                 capacity = max(16, _CHUNK_BYTES // self.schema.vector_bytes)
-                empty = np.empty((capacity, self.schema.dimension), vectors.dtype)
+                # One chunk may be all there ever is: its pages are small.
+                allocate = new_rows if self.chunks else np.empty
+                empty = allocate((capacity, self.schema.dimension), vectors.dtype)
                 chunk = Chunk(self.row_end, empty, 0)
                 self._append_chunk(chunk)
             end = min(count, start + chunk.capacity - chunk.used)

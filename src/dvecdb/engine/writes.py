@@ -18,6 +18,7 @@ import numpy.typing as npt
 from dvecdb.errors import Code, InvalidRequestError
 from dvecdb.formats.columns import DocumentEntry
 from dvecdb.formats.json_value import bad_metadata, encode_json, encode_metadata
+from dvecdb.media.memory import new_rows
 from dvecdb.records import Json, canonical_ids
 from dvecdb.search.vectors import VectorSource
 
@@ -163,7 +164,7 @@ class WriteChecker:
         if is_distinct and key is None and source.stored_bytes >= self._settings.bulk_bytes:
             write.source = source  # converted piece by piece while the segment is written
         else:
-            write.vectors = source.convert()
+            write.vectors = source.convert(new_rows)
         if not is_distinct:
             _settle_duplicates(write)
 

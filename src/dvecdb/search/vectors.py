@@ -24,11 +24,13 @@ from dvecdb.records import VectorType
 from dvecdb.search.kernels import all_finite, copy_rows
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     import numpy.typing as npt
 
     from dvecdb.records import Schema
+
+    Allocate = Callable[[tuple[int, int], np.dtype[Any]], npt.NDArray[Any]]
 
 CHUNK_ELEMENTS: Final = 128 * 1024
 _KINDS: Final = "fiu"
@@ -63,13 +65,15 @@ class VectorSource:
         """Size of all vectors as stored."""
         return len(self._source) * self._schema.vector_bytes
 
-    def convert(self) -> npt.NDArray[Any]:
+    def convert(self, allocate: Allocate = np.empty) -> npt.NDArray[Any]:
         """Return the vectors as stored: schema.vector_type [n, dimension], C order, a copy.
+
+        allocate: makes the array from shape and type.
 
         Raises:
             InvalidRequestError: `not-finite` or `vector-out-of-range`, names item and position.
         """
-        rows = np.empty(self._source.shape, self._schema.vector_type.dtype)
+        rows = allocate(self._source.shape, self._schema.vector_type.dtype)
         self._convert_into(rows, 0)
         return rows
 
