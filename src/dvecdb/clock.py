@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
+import re
 import time
 from datetime import UTC, datetime, timedelta
-from typing import Protocol
+from functools import partial
+from typing import TYPE_CHECKING, Final, Protocol
 
 from dvecdb.errors import Code, InvalidRequestError
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_STAMP: Final = re.compile(r"(\d{4})(\d\d)(\d\d)_(\d\d)(\d\d)(\d\d)", re.ASCII)
 _UNIX_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 NANOSECONDS_PER_SECOND = 1_000_000_000
+
+
+def _monotonic() -> Callable[[], int]:
+    boot = getattr(time, "CLOCK_BOOTTIME", None)
+    return time.monotonic_ns if boot is None else partial(time.clock_gettime_ns, boot)
+
+
+_monotonic_ns = _monotonic()
 
 
 class Clock(Protocol):
@@ -30,8 +44,8 @@ class SystemClock:
         return time.time_ns()
 
     def monotonic_ns(self) -> int:
-        """Return the monotonic time."""
-        return time.monotonic_ns()
+        """Return the monotonic time, on Linux with the time that the machine slept."""
+        return _monotonic_ns()
 
 
 def to_datetime(nanoseconds: int) -> datetime:
@@ -59,6 +73,18 @@ def from_datetime(moment: datetime) -> int:
 def stamp(nanoseconds: int) -> str:
     """Return the UTC directory stamp `YYYYMMDD_HHMMSS`."""
     return to_datetime(nanoseconds).strftime("%Y%m%d_%H%M%S")
+
+
+def parse_stamp(text: str) -> int | None:
+    """Return nanoseconds since the Unix epoch of a directory stamp, or None if it is none."""
+    found = _STAMP.fullmatch(text)
+    if found is None:
+        return None
+    try:
+        moment = datetime(*map(int, found.groups()), tzinfo=UTC)  # type: ignore[misc, arg-type]  # six
+    except ValueError:
+        return None
+    return from_datetime(moment)
 
 
 def sleep(seconds: float) -> None:

@@ -82,6 +82,13 @@ class Code(StrEnum):
     UNSAFE_ADDRESS = "unsafe-address"
     KEY_NOT_FOUND = "key-not-found"
     CANCELLED = "cancelled"
+    COLLECTION_PROTECTED = "collection-protected"
+    CONFIRMATION_NEEDED = "confirmation-needed"
+    PATH_NOT_ALLOWED = "path-not-allowed"
+    TRASH_ENTRY_NOT_FOUND = "trash-entry-not-found"
+    BACKUP_NOT_FOUND = "backup-not-found"
+    BACKUP_DAMAGED = "backup-damaged"
+    CLOCK_JUMPED = "clock-jumped"
 
 
 class DvecdbError(Exception):

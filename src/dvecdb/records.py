@@ -180,7 +180,7 @@ class CommitInfo:
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What any write may carry."""
+    """What any write may carry. confirm: yes, it may delete most of a collection."""
 
     if_lsn: int | None = None
     expect: Mapping[tuple[str, str], Json] | None = None
@@ -188,6 +188,7 @@ class Options:
     actor: str | None = None
     reason: str | None = None
     request_id: str | None = None
+    confirm: bool = False
 
 
 class WriteOptions(TypedDict, total=False):
@@ -199,6 +200,7 @@ class WriteOptions(TypedDict, total=False):
     actor: str | None
     reason: str | None
     request_id: str | None
+    confirm: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,6 +254,95 @@ class VerifyReport:
     blocks: int
     size_bytes: int
     findings: list[Finding]
+
+
+@dataclass(frozen=True, slots=True)
+class TrashEntry:
+    """A deleted collection. `name` is its directory, `path` absolute; sizes in bytes.
+
+    What the deletion could not write down (on a full disk) is None. It goes at `expires` at the
+    earliest.
+    """
+
+    name: str
+    path: str
+    collection: str
+    uuid: str | None
+    deleted: datetime
+    age_hours: float
+    expires: datetime
+    actor: str | None
+    reason: str | None
+    rows: int | None
+    size_bytes: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Backup:
+    """A backup on the same machine. `own_bytes`: what deleting it would free; `lsn`: its state.
+
+    `automatic`: made before a destructive call, and kept by a rule. `independent`: it shares no
+    disk block with the collection. `verified`, `ok`: when it was last read whole, and with what
+    result.
+    """
+
+    name: str
+    path: str
+    collection: str
+    uuid: str
+    created: datetime
+    lsn: Lsn
+    rows: int
+    size_bytes: int
+    own_bytes: int
+    reason: str | None
+    actor: str | None
+    automatic: bool
+    independent: bool
+    verified: datetime | None
+    ok: bool | None
+
+
+@dataclass(frozen=True, slots=True)
+class Restored:
+    """A collection that was made from a trash entry, a backup or another collection.
+
+    `source`: what it was made of; `lsn`: its newest commit; `rows_rewritten`: rows that had to be
+    written again because they were still in memory; `copied_bytes`: 0 where files are shared.
+    """
+
+    name: str
+    source: str
+    lsn: Lsn
+    rows: int
+    rows_rewritten: int
+    copied_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class HardDeleted:
+    """A collection that is gone for good. `backups`: those of it that are still there."""
+
+    name: str
+    freed_bytes: int
+    backups: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Undone:
+    """What an undo did, or with `dry_run` would do. `lsn`: of its commit, or the newest one.
+
+    `restored` rows were written again as they had been, `removed` ended without a successor,
+    `documents` set back. `backup`: made before; None if there was nothing to do.
+    """
+
+    lsn: Lsn
+    to_lsn: Lsn
+    restored: int
+    removed: int
+    documents: int
+    dry_run: bool
+    backup: str | None
 
 
 def check_whole(what: str, value: object, first: int, last: int) -> int:

@@ -310,6 +310,7 @@ def test_a_sealed_file_is_still_read(files, top):
 
 def test_there_is_room(files, top):
     assert files.free_bytes(top) > 0
+    assert files.total_bytes(top) >= files.free_bytes(top)
 
 
 # --- any sequence of calls, on both ----------------------------------------------------------

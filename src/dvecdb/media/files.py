@@ -23,7 +23,9 @@ import fcntl
 import mmap
 import os
 import stat as stat_module
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Final, NewType, Protocol
 
 if TYPE_CHECKING:
@@ -37,6 +39,7 @@ _LARGE_BYTES: Final = 2 * 1024 * 1024  # writes from here on go out piece by pie
 _PIECE_BYTES: Final = 1024 * 1024
 _SYNC_FILE_RANGE_WRITE: Final = 2
 _WRITE_VECTOR_COUNT_MAX: Final = 512  # below IOV_MAX (1024) on Linux and macOS
+_SYNC_THREADS_MAX: Final = 16
 _RENAME_NOREPLACE: Final = 1
 
 
@@ -99,6 +102,9 @@ class Files(Protocol):
     def sync_directory(self, directory: Dir) -> None:
         """Make the names in `directory` durable."""
 
+    def sync_together(self, files: Sequence[File], directories: Sequence[Dir]) -> None:
+        """Sync several files and directories, in any order. Raises if one of them fails."""
+
     def seal(self, file: File) -> None:
         """Take away write permission from a finished file."""
 
@@ -125,6 +131,9 @@ class Files(Protocol):
 
     def free_bytes(self, directory: Dir) -> int:
         """Return the bytes an unprivileged user can still write."""
+
+    def total_bytes(self, directory: Dir) -> int:
+        """Return the size of the file system that `directory` is on."""
 
     def open_lock(self, directory: Dir, name: str) -> File:
         """Open the lock file, creating it if missing, without taking the lock."""
@@ -237,6 +246,21 @@ class OsFiles:
         """Make the names in `directory` durable."""
         os.fsync(directory)
 
+    def sync_together(self, files: Sequence[File], directories: Sequence[Dir]) -> None:
+        """Sync several files and directories: at once, so that they share what the disk does."""
+        syncs = [partial(self.sync, file) for file in files]
+        syncs += [partial(self.sync_directory, directory) for directory in directories]
+        if len(syncs) < 2:
+            for sync in syncs:
+                sync()
+            return
+        own, *others = syncs
+        with ThreadPoolExecutor(min(len(others), _SYNC_THREADS_MAX), "dvecdb-sync") as pool:
+            started = [pool.submit(sync) for sync in others]
+            own()
+        for item in started:
+            item.result()
+
     def seal(self, file: File) -> None:
         """Take away write permission."""
         os.fchmod(file, 0o444)
@@ -292,6 +316,11 @@ class OsFiles:
         found = os.fstatvfs(directory)
         return found.f_bavail * found.f_frsize
 
+    def total_bytes(self, directory: Dir) -> int:
+        """Return the size of the file system."""
+        found = os.fstatvfs(directory)
+        return found.f_blocks * found.f_frsize
+
     def open_lock(self, directory: Dir, name: str) -> File:
         """Open the lock file, creating it if missing."""
         return File(os.open(name, os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW, 0o644, dir_fd=directory))
@@ -307,6 +336,11 @@ class OsFiles:
     def file_stat(self, file: File) -> Stat:
         """Return what an open file is."""
         return _stat(os.fstat(file))
+
+
+def absolute_paths(path: str) -> tuple[str, str]:
+    """Return `path` as an absolute path: as it was given, and without links."""
+    return os.path.abspath(path), os.path.realpath(path)
 
 
 def _find_sync_file_range() -> Callable[[int, int, int, int], int] | None:
@@ -351,11 +385,13 @@ def _stat(found: os.stat_result) -> Stat:
     )
 
 
+_rename_call: Final = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+
+
 def _renameat2(source: int, source_name: bytes, target: int, target_name: bytes) -> int:
     """Rename without replacing; return 0 or an errno. The standard library has no such call."""
-    try:
-        function = ctypes.CDLL(None, use_errno=True).renameat2
-    except AttributeError:
+    function = _rename_call
+    if function is None:
         return errno.ENOSYS
     if function(source, source_name, target, target_name, _RENAME_NOREPLACE) == 0:
         return 0

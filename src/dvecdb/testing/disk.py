@@ -249,6 +249,12 @@ class MemoryDisk:
                 return UNLIMITED_BYTES
             return max(0, self._capacity_blocks() - self._used_blocks) * BLOCK_SIZE_BYTES
 
+    def total_bytes(self, directory: Dir) -> int:
+        """Return the size of the disk."""
+        with self._lock:
+            self._handles.directory(directory)
+            return UNLIMITED_BYTES if self.capacity_bytes is None else self.capacity_bytes
+
     # --- files -------------------------------------------------------------------------------
 
     def create(self, directory: Dir, name: str) -> File:
@@ -292,9 +298,10 @@ class MemoryDisk:
     def allocate(self, file: File, offset: int, size_bytes: int) -> None:
         """Reserve space that reads as zeros."""
         with self._lock:
-            inode = self._handles.writable(file, errno.EBADF)
+            self._handles.file(file)
             if offset < 0 or size_bytes <= 0:
                 raise failure(errno.EINVAL, "allocate")
+            inode = self._handles.writable(file, errno.EBADF)
             size_before = self.volume.file(inode).content.size_bytes
             self._charge(inode, max(size_before, offset + size_bytes))
             self._apply(Allocate(inode, offset, size_bytes))
@@ -319,6 +326,13 @@ class MemoryDisk:
             if inode in self.volume.nodes:
                 uncovered = self.volume.file(inode).changes - before
                 self._apply(Sync(inode, uncovered))
+
+    def sync_together(self, files: Sequence[File], directories: Sequence[Dir]) -> None:
+        """Sync several files and directories, one after the other."""
+        for file in files:
+            self.sync(file)
+        for directory in directories:
+            self.sync_directory(directory)
 
     def seal(self, file: File) -> None:
         """Take away write permission; there is none to take here."""

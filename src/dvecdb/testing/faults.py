@@ -34,7 +34,7 @@ T = TypeVar("T")
 
 READING_CALLS: Final = frozenset(
     {"open", "open_directory", "list_names", "stat", "read_at", "size", "map", "file_stat"}
-    | {"free_bytes"}
+    | {"free_bytes", "total_bytes"}
 )
 WRITING_CALLS: Final = frozenset(
     {"make_directory", "create", "write_at", "allocate", "truncate", "sync", "sync_directory"}
@@ -122,6 +122,13 @@ class InterposedFiles:
         """Make the names in `directory` durable."""
         self._call("sync_directory", self.inner.sync_directory, directory)
 
+    def sync_together(self, files: Sequence[File], directories: Sequence[Dir]) -> None:
+        """Sync several files and directories, one after the other."""
+        for file in files:
+            self.sync(file)
+        for directory in directories:
+            self.sync_directory(directory)
+
     def seal(self, file: File) -> None:
         """Take away write permission."""
         self._call("seal", self.inner.seal, file)
@@ -157,6 +164,10 @@ class InterposedFiles:
     def free_bytes(self, directory: Dir) -> int:
         """Return the bytes that can still be written."""
         return self._call("free_bytes", self.inner.free_bytes, directory)
+
+    def total_bytes(self, directory: Dir) -> int:
+        """See `Files`."""
+        return self._call("total_bytes", self.inner.total_bytes, directory)
 
     def open_lock(self, directory: Dir, name: str) -> File:
         """Open the lock file, creating it if missing."""
