@@ -17,7 +17,6 @@ import numpy as np
 
 from dvecdb.api.audit import AuditEntry
 from dvecdb.clock import NANOSECONDS_PER_SECOND
-from dvecdb.engine.database import Database
 from dvecdb.engine.lock import LockContent, _encode
 from dvecdb.engine.segment_writer import ByteColumn, SegmentContent, write_segment
 from dvecdb.formats import segment_file as sf
@@ -26,11 +25,13 @@ from dvecdb.formats.columns import encode_document, encode_texts
 from dvecdb.formats.framing import encode_sections, tag_of
 from dvecdb.formats.lookup_file import LookupTable, encode_lookup, hash_ids
 from dvecdb.formats.manifest_file import (
+    BackupFile,
     CollectionFile,
     DeletionFile,
     Manifest,
     SchemaEntry,
     SegmentEntry,
+    VerificationFile,
     seal_json,
 )
 from dvecdb.formats.server_file import (
@@ -43,6 +44,7 @@ from dvecdb.formats.server_file import (
 )
 from dvecdb.formats.wal_record import FileHeader, Kind, encode_file_header, encode_record
 from dvecdb.media.files import OsFiles
+from dvecdb.protection.database import Database
 from dvecdb.records import Epoch, Lsn, Metric, Schema, VectorType
 from dvecdb.settings import Settings
 from dvecdb.testing.clocks import ManualClock
@@ -115,6 +117,30 @@ def deletion_file() -> DeletionFile:
         actor="ann",
         reason="by mistake",
         expires_ns=CREATED_NS + 86_400 * NANOSECONDS_PER_SECOND,
+        rows=3,
+        size_bytes=4096,
+    )
+
+
+def backup_file() -> BackupFile:
+    return BackupFile(
+        name="docs",
+        uuid=str(COLLECTION_UUID),
+        lineage=str(LINEAGE),
+        lsn=41,
+        created_ns=CREATED_NS,
+        rows=3,
+        size_bytes=384,
+        files={"collection.json": 128, "wal/0000000007-0000000000000041.wal": 256},
+        reason="before undo",
+        actor="ann",
+        automatic=True,
+    )
+
+
+def verification_file() -> VerificationFile:
+    return VerificationFile(
+        verified_ns=CREATED_NS, ok=False, findings=["docs_20260102_030407/x: missing"]
     )
 
 
@@ -227,8 +253,11 @@ def small_log():
     return [*parts, bytes(64)]
 
 
-def segment_files():
-    """Return the two files of a segment, written as the engine writes them, and its digest."""
+def segment_files(row_numbers=None):
+    """Return the two files of a segment, written as the engine writes them, and its digest.
+
+    row_numbers: of its two rows, if others between them were dropped.
+    """
     ids, metadata = ["a", "ä-2"], [b'{"n":1}', b""]
     sizes, joined = encode_texts(ids)
     document = encode_document(("job", "cursor", b'{"at":2}'))
@@ -256,8 +285,9 @@ def segment_files():
             sf.DOCUMENT_LSNS: u64(FIRST_LSN),
             sf.DOCUMENT_SIZES: np.array([len(document)], np.uint32).tobytes(),
             sf.DOCUMENTS: document,
-            sf.LOST_METADATA: np.array([1], np.uint32).tobytes(),
+            sf.LOST_METADATA: np.array([1] if row_numbers is None else [], np.uint32).tobytes(),
         },
+        row_numbers=None if row_numbers is None else np.array(row_numbers, np.int64),
     )
     schema = Schema(2, Metric.COSINE, VectorType.FLOAT32)
     files = OsFiles()
@@ -317,19 +347,26 @@ def audit_entry() -> AuditEntry:
     )  # fmt: skip
 
 
+WITH_GAPS = (FIRST_ROW - 2, FIRST_ROW + 1)
+
+
 def golden_files():
     """Return the bytes of every golden file by name."""
     log = small_log()
     names = ["wal_header", "wal_manifest", "wal_batch", "wal_bulk", "wal_marker", "wal_seal"]
     records, vectors, _ = segment_files()
+    with_gaps = segment_files(WITH_GAPS)[0]
     return {
         **{f"{name}.bin": part for name, part in zip(names, log, strict=False)},
         f"{EPOCH:010d}-{FIRST_LSN:016d}.wal": b"".join(log),
         "records.bin": records,
+        "records_with_gaps.bin": with_gaps,
         "vectors.bin": vectors,
         "manifest.json": seal_json(manifest(), {"from_the_future": {"kept": True}}),
         "collection.json": seal_json(collection_file()),
         "deletion.json": seal_json(deletion_file()),
+        "backup.json": seal_json(backup_file()),
+        "verification.json": seal_json(verification_file()),
         "lookup.idx": b"".join(map(bytes, encode_lookup(lookup_table()))),
         "LOCK": _encode(lock_content()),
         "key.json": seal_json(key_file()),

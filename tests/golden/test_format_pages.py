@@ -127,6 +127,8 @@ STRUCTS = [
     manifest_file.SchemaEntry,
     manifest_file.CollectionFile,
     manifest_file.DeletionFile,
+    manifest_file.BackupFile,
+    manifest_file.VerificationFile,
     LockContent,
     server_file.KeyFile,
     server_file.RevocationFile,

@@ -79,7 +79,7 @@ def only(tree, pattern):
 REFUSALS = {
     "log, feature": (LOG, changed_log(REQUIRED, bits(UNKNOWN))),
     "log, version": (LOG, changed_log(VERSION, b"\2\0")),
-    "segment, feature": (f"{DOCS}/segments/*/records.bin", changed_segment(REQUIRED, bits(1))),
+    "segment, feature": (f"{DOCS}/segments/*/records.bin", changed_segment(REQUIRED, bits(2))),
     "segment, version": (f"{DOCS}/segments/*/records.bin", changed_segment(VERSION, b"\2\0")),
     "manifest, feature": (
         f"{DOCS}/manifests/000000000002.json",

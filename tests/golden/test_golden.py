@@ -18,9 +18,11 @@ from dvecdb.formats.describe import companion, describe
 from dvecdb.formats.framing import decode_sections, digest, tag_of
 from dvecdb.formats.lookup_file import decode_lookup, encode_lookup
 from dvecdb.formats.manifest_file import (
+    decode_backup_file,
     decode_collection_file,
     decode_deletion_file,
     decode_manifest,
+    decode_verification_file,
 )
 from dvecdb.formats.server_file import (
     KeyFile,
@@ -129,6 +131,16 @@ def test_the_golden_segment_decodes_to_the_same_values():
         assert block_checksums(content, size, tag_of(make.SEGMENT_UUID)) == expected
 
 
+def test_the_golden_segment_with_gaps_says_which_rows_it_has():
+    data = golden("records_with_gaps.bin")
+    head = sf.decode_head(data[:128])
+    assert head.required_features == sf.FEATURE_ROW_NUMBERS == 1
+    sections = decode_sections(data[128 : 128 + head.control_size])
+    assert tuple(np.frombuffer(sections[sf.ROW_NUMBERS], np.uint64).tolist()) == make.WITH_GAPS
+    whole = sf.decode_head(golden("records.bin")[:128])
+    assert (whole.required_features, whole.vectors_size) == (0, head.vectors_size)
+
+
 def test_vectors_bin_is_nothing_but_the_numbers():
     assert np.fromfile(make.FILES / "vectors.bin", "<f4").tolist() == make.VECTORS.ravel().tolist()
 
@@ -142,6 +154,8 @@ def test_the_golden_json_files_decode_to_the_same_values():
     assert decoded.unknown == {"from_the_future": {"kept": True}}
     assert decode_collection_file(golden("collection.json")) == make.collection_file()
     assert decode_deletion_file(golden("deletion.json")) == make.deletion_file()
+    assert decode_backup_file(golden("backup.json")) == make.backup_file()
+    assert decode_verification_file(golden("verification.json")) == make.verification_file()
 
 
 def test_the_golden_lookup_decodes_to_the_same_values():

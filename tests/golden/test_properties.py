@@ -33,9 +33,11 @@ from dvecdb.formats.framing import (
 )
 from dvecdb.formats.lookup_file import decode_lookup
 from dvecdb.formats.manifest_file import (
+    decode_backup_file,
     decode_collection_file,
     decode_deletion_file,
     decode_manifest,
+    decode_verification_file,
     open_json,
     seal_json,
 )
@@ -206,6 +208,8 @@ DECODERS = {
     "manifest": decode_manifest,
     "collection": decode_collection_file,
     "deletion": decode_deletion_file,
+    "backup": decode_backup_file,
+    "verification": decode_verification_file,
     "key": lambda data: decode_sealed(data, KeyFile),
     "audit line": decode_line,
     "audit header": decode_audit_header,
@@ -250,7 +254,10 @@ def test_control_data_that_contradicts_itself_raises_a_format_error(sections, da
 @example(b"[1]")
 def test_a_sealed_line_that_is_no_manifest_raises_a_format_error(line):
     sealed = line + b"\nblake3:" + digest(line).hex().encode() + b"\n"
-    for decode in (open_json, decode_manifest, decode_collection_file, decode_deletion_file):
+    for decode in (
+        open_json, decode_manifest, decode_collection_file, decode_deletion_file,
+        decode_backup_file, decode_verification_file,
+    ):  # fmt: skip
         survives(decode, sealed)
 
 

@@ -9,7 +9,13 @@ import msgspec
 from dvecdb.errors import DirectoryError
 from dvecdb.formats.describe_values import Described, sample, text_of, utc
 from dvecdb.formats.framing import FormatError, check_format, digest
-from dvecdb.formats.manifest_file import CollectionFile, DeletionFile, Manifest
+from dvecdb.formats.manifest_file import (
+    BackupFile,
+    CollectionFile,
+    DeletionFile,
+    Manifest,
+    VerificationFile,
+)
 from dvecdb.formats.server_file import (
     AuditHeader,
     KeyFile,
@@ -29,10 +35,13 @@ _KINDS: Final[dict[str, tuple[str, type[msgspec.Struct]]]] = {  # by a field onl
     "revoked_ns": ("revocation of an API key", RevocationFile),
     "queued_ns": ("start of a task", TaskStartFile),
     "ended_ns": ("end of a task", TaskEndFile),
+    "verified_ns": ("verification of a backup", VerificationFile),
+    "automatic": ("backup", BackupFile),
     "created_ns": ("collection", CollectionFile),
 }
 _TIMES: Final = frozenset(
     {"created_ns", "deleted_ns", "expires_ns", "hlc", "revoked_ns", "queued_ns", "ended_ns"}
+    | {"verified_ns"}
 )
 _HASHES: Final = frozenset({"flushed_hash"})
 _LOCK_FIELDS: Final = frozenset(

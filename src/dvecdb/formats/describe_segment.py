@@ -77,6 +77,8 @@ def describe_segment(
         for tag, item in sections.items()
     ]
     described.update(_commits(sections, descriptor))
+    if sf.ROW_NUMBERS in sections:
+        described["row_numbers"] = numbers(sections[sf.ROW_NUMBERS], np.uint64)
     for tag, what in ((sf.LOST_VECTORS, "lost_vectors"), (sf.LOST_METADATA, "lost_metadata")):
         if tag in sections:
             described[what] = numbers(sections[tag], np.uint32)

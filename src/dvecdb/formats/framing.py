@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 Buffer = bytes | bytearray | memoryview
 
 FORMAT_VERSION: Final = 1
-KNOWN_REQUIRED_FEATURES: Final = 0  # bit set; none is defined in format 1
 CONTROL_BYTES_MAX: Final = 2**32 - 1
 
 _MASK: Final = 2**64 - 1
@@ -78,13 +77,13 @@ def padded(size: int) -> int:
     return (size + 7) & ~7
 
 
-def check_format(what: str, version: int, required_features: int) -> None:
-    """Refuse what this version cannot read.
+def check_format(what: str, version: int, required_features: int, known: int = 0) -> None:
+    """Refuse what this version cannot read. known: the features that it does, as bits.
 
     Raises:
         DirectoryError: `format-too-new`.
     """
-    unknown = required_features & ~KNOWN_REQUIRED_FEATURES
+    unknown = required_features & ~known
     if version > FORMAT_VERSION or unknown:
         found = f"version {version}" if version > FORMAT_VERSION else f"features {unknown:#x}"
         raise DirectoryError(

@@ -1,4 +1,4 @@
-"""The JSON files of a collection: manifests, collection.json, deletion.json.
+"""The JSON files of a collection: manifests, collection.json, deletion.json, backup.json.
 
 Each is one line of JSON, a newline, and one line `blake3:<hex digest of the first line>`. So a
 person can read it and a program knows whether it is whole. Fields this version does not know are
@@ -19,6 +19,8 @@ _T = TypeVar("_T")
 
 class SegmentEntry(msgspec.Struct, frozen=True):
     """A live segment. Rows are first_row .. row_end - 1; commits are first_lsn .. last_lsn.
+
+    Both may end before what the files hold: what lies behind does not exist for this collection.
 
     A bulk segment carries rows only: its commit lies in the segment after it, `commits` is 0 and
     `first_lsn` = `last_lsn` is the LSN all its rows were born at.
@@ -90,7 +92,10 @@ class CollectionFile(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DeletionFile(msgspec.Struct, frozen=True, kw_only=True):
-    """deletion.json: this collection is in the trash (or on its way there)."""
+    """deletion.json: this collection is in the trash (or on its way there).
+
+    `rows` and `size_bytes`: as it was deleted. `expires_ns`: None, as the settings say.
+    """
 
     format_version: int = FORMAT_VERSION
     required_features: int = 0
@@ -100,6 +105,41 @@ class DeletionFile(msgspec.Struct, frozen=True, kw_only=True):
     actor: str | None = None
     reason: str | None = None
     expires_ns: int | None = None
+    rows: int | None = None
+    size_bytes: int | None = None
+
+
+class BackupFile(msgspec.Struct, frozen=True, kw_only=True):
+    """backup.json, written last: this directory is a whole backup of the state at `lsn`.
+
+    files: size by path inside the directory, `/` between its parts; `size_bytes`: their sum.
+    `automatic`: made before a destructive call. `independent`: no file is shared.
+    """
+
+    format_version: int = FORMAT_VERSION
+    required_features: int = 0
+    name: str
+    uuid: str
+    lineage: str
+    lsn: int
+    created_ns: int
+    rows: int
+    size_bytes: int
+    files: dict[str, int]
+    reason: str | None = None
+    actor: str | None = None
+    automatic: bool = False
+    independent: bool = False
+
+
+class VerificationFile(msgspec.Struct, frozen=True, kw_only=True):
+    """verified-*.json in a backup: when every byte of it was read last, and with what result."""
+
+    format_version: int = FORMAT_VERSION
+    required_features: int = 0
+    verified_ns: int
+    ok: bool
+    findings: list[str] = []  # msgspec copies it
 
 
 class DecodedManifest(msgspec.Struct, frozen=True):
@@ -172,6 +212,26 @@ def decode_deletion_file(data: Buffer) -> DeletionFile:
         DirectoryError: `format-too-new`.
     """
     return _convert(open_json(data)[0], DeletionFile)
+
+
+def decode_backup_file(data: Buffer) -> BackupFile:
+    """Return backup.json.
+
+    Raises:
+        FormatError: damaged.
+        DirectoryError: `format-too-new`.
+    """
+    return _convert(open_json(data)[0], BackupFile)
+
+
+def decode_verification_file(data: Buffer) -> VerificationFile:
+    """Return a verified-*.json.
+
+    Raises:
+        FormatError: damaged.
+        DirectoryError: `format-too-new`.
+    """
+    return _convert(open_json(data)[0], VerificationFile)
 
 
 def _convert(value: dict[str, object], kind: type[_T]) -> _T:

@@ -1,8 +1,10 @@
 """The only place that spells file names.
 
-    DATA_DIR/LOCK .ballast collections/ .deleted/
+    DATA_DIR/LOCK .ballast collections/ .deleted/ .backups/
     collections/<name>/collection.json [deletion.json]
                        manifests/ wal/ segments/ derived/ quarantine/
+    .deleted/<name>_<stamp>/               the same, with deletion.json
+    .backups/<name>_<stamp>/               the same, with backup.json [verified-<time>.json]
     .server/keys/ audit/ tasks/            what a server keeps; the engine leaves it alone
 
 A name that begins with `.partial-` is being written and belongs to nobody after a crash.
@@ -17,6 +19,7 @@ LOCK: Final = "LOCK"
 BALLAST: Final = ".ballast"
 COLLECTIONS: Final = "collections"
 TRASH: Final = ".deleted"
+BACKUPS: Final = ".backups"
 SERVER: Final = ".server"
 KEYS: Final = "keys"
 AUDIT: Final = "audit"
@@ -25,6 +28,7 @@ NOT_DATA: Final = frozenset({SERVER, "lost+found"})
 """What may lie in a directory that is to become a data directory."""
 COLLECTION_FILE: Final = "collection.json"
 DELETION_FILE: Final = "deletion.json"
+BACKUP_FILE: Final = "backup.json"
 MANIFESTS: Final = "manifests"
 WAL: Final = "wal"
 SEGMENTS: Final = "segments"
@@ -37,6 +41,8 @@ _MANIFEST: Final = re.compile(r"(\d{12})\.json")
 _WAL: Final = re.compile(r"(\d{10})-(\d{16})\.wal")
 _SEGMENT: Final = re.compile(r"(\d{16})-(\d{16})-([0-9a-f]{32})")
 _LOOKUP: Final = re.compile(r"lookup-(\d{16})-(\d{16})-([0-9a-f]{8})\.idx")
+_STAMPED: Final = re.compile(r"([A-Za-z0-9][A-Za-z0-9_.-]{0,63})_(\d{8}_\d{6})", re.ASCII)
+_VERIFICATION: Final = re.compile(r"verified-(\d{20})\.json")
 _KEY: Final = re.compile(r"([0-9a-f]{12})(\.revoked)?\.json")
 _AUDIT: Final = re.compile(r"(\d{10})\.jsonl")
 _TASK: Final = re.compile(r"(\d{10})\.(started|ended)\.json")
@@ -84,6 +90,31 @@ def parse_lookup_name(name: str) -> tuple[int, int] | None:
     """Return first row and row end in a lookup file's name, or None."""
     match = _LOOKUP.fullmatch(name)
     return (int(match[1]), int(match[2])) if match else None
+
+
+def stamped_name(name: str, stamp: str) -> str:
+    """Return the name of a trash entry or backup; `stamp` is YYYYMMDD_HHMMSS."""
+    return f"{name}_{stamp}"
+
+
+def parse_stamped_name(name: str) -> tuple[str, str] | None:
+    """Return collection and stamp in the name of a trash entry or backup, or None.
+
+    The stamp is what stands at the end, so a collection's name may look like it ends in one.
+    """
+    match = _STAMPED.fullmatch(name)
+    return (match[1], match[2]) if match else None
+
+
+def verification_name(verified_ns: int) -> str:
+    """Return the name of the file that says how a backup was verified."""
+    return f"verified-{verified_ns:020d}.json"
+
+
+def parse_verification_name(name: str) -> int | None:
+    """Return the time in a verification file's name, nanoseconds, or None."""
+    match = _VERIFICATION.fullmatch(name)
+    return int(match[1]) if match else None
 
 
 def key_name(key_id: str, *, revoked: bool = False) -> str:

@@ -30,7 +30,8 @@ records.bin:
 Sections of the control data (tags; absent when empty):
 
     1   descriptor        JSON, `Descriptor`
-    2   row numbers       u64 per row; absent: first row + ordinal
+    2   row numbers       u64 per row, rising, if the required feature 1 is set; else the number
+                          of a row is that of the first row + its ordinal
     3   ends: rows        u64: rows of any segment that these commits ended
     4   ends: lsns        u64: by which commit
     5   commits: row end  u64 per commit: rows of the collection after it
@@ -101,6 +102,10 @@ RECORDS_NAME: Final = "records.bin"
     LOST_VECTORS,
     LOST_METADATA,
 ) = range(1, 20)
+
+FEATURE_ROW_NUMBERS: Final = 1
+"""Required feature: rows of the range were dropped, section 2 says which are here."""
+_KNOWN_FEATURES: Final = FEATURE_ROW_NUMBERS
 
 _HEAD_MAGIC: Final = b"dvSG"
 _TAIL_MAGIC: Final = b"dvST"
@@ -191,7 +196,7 @@ def decode_head(data: Buffer) -> SegmentHead:
     if body[:4] not in {_HEAD_MAGIC, _TAIL_MAGIC} or checksum(body) != expected:
         raise FormatError("segment head damaged")
     fields = _HEAD.unpack(body)
-    check_format("a segment", fields[1], fields[3])
+    check_format("a segment", fields[1], fields[3], _KNOWN_FEATURES)
     return SegmentHead(
         segment_uuid=UUID(bytes=fields[5]),
         collection_uuid=UUID(bytes=fields[6]),
