@@ -209,7 +209,7 @@ def sweep(monkeypatch, **shares):
 
 
 def test_no_power_cut_loses_halves_or_invents_anything(monkeypatch):
-    whole = sweep(monkeypatch, again=0.002 * SCALE, again_cut=0.05 * SCALE)
+    whole = sweep(monkeypatch, again=0.002 * SCALE, again_cut=0.06 * SCALE)
     for workload, (_, per_operation, stride) in WORKLOADS.items():
         recorder = record(workload, monkeypatch)
         whole.explore(recorder, per_operation * SCALE, weak=SOAK)

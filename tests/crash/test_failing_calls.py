@@ -15,8 +15,8 @@ from random import Random
 import numpy as np
 import pytest
 
-from dvecdb.engine.database import Database
 from dvecdb.errors import Code, DiskFullError, DvecdbError, HandleError, OutcomeUnknownError
+from dvecdb.protection.database import Database
 from dvecdb.settings import Settings
 from dvecdb.testing.clocks import ManualClock
 from dvecdb.testing.crash import Data, Names, crash

@@ -228,9 +228,14 @@ class Engine(RuleBasedStateMachine):
         """Make a call; compare its answer, and note what it means."""
         model, wall_ns = self.models[name], self.clock.wall_ns()
         collection = self.db.collection(name)
-        refused = refusals(model.now, call.batch)
-        found = self.attempt(lambda: getattr(collection, call.method)(**call.arguments), *refused)
+        # It may be raised until the call is resolved.
+        before = refusals(model.now, call.batch, collection.stats().horizon_lsn)
+        newest = refusals(model.now, call.batch, self.allowed_horizon(model))
+        found = self.attempt(
+            lambda: getattr(collection, call.method)(**call.arguments), *before, *newest
+        )
         if not isinstance(found, Code):
+            refused = before & newest
             expect(not refused, f"{call} succeeded, expected {refused}")
             model.acknowledge(call.batch, found, wall_ns)
         elif found is Code.OUTCOME_UNKNOWN or (found is Code.FENCED and model.doubt is None):
@@ -241,6 +246,25 @@ class Engine(RuleBasedStateMachine):
         elif found is Code.DISK_FULL and not call.batch.vectors and not call.batch.updates:
             excused = self.has_failed or self.was_full or self.deletes_when_full > 8
             expect(excused, f"{call}: {found}")
+
+    def allowed_horizon(self, model: CollectionModel) -> int:
+        """Return the newest LSN below which the past may be gone."""
+        hours = self.settings.history_hours
+        if not hours:
+            return model.now.lsn
+        moment = self.clock.wall_ns() - hours * 3600 * 10**9
+        return model.at(moment).lsn if moment >= model.states[0].hlc else 0
+
+    def horizon(self, name: str) -> int:
+        """Return the oldest readable LSN; the past before it must be old enough to be gone."""
+        model, found = self.models[name], self.db.collection(name).stats().horizon_lsn
+        if not self.is_rotten:  # of a damaged manifest the one before is taken, and its rows
+            expect(found >= model.horizon, f"the horizon went back from {model.horizon} to {found}")
+        if found > model.horizon:
+            newest = self.allowed_horizon(model)
+            expect(found <= newest, f"horizon {found}, but {newest} must be readable")
+        model.horizon = found
+        return found
 
     def create(self, name: str, schema) -> None:
         model = CollectionModel(schema, [State(0, self.clock.wall_ns())])
@@ -376,9 +400,13 @@ class Engine(RuleBasedStateMachine):
         if name is None or self.is_blind:
             return
         model, collection = self.models[name], self.db.collection(name)
-        state = model.states[number % len(model.states)]
+        horizon = self.horizon(name)
+        state = model.states[horizon + number % (len(model.states) - horizon)]
         query = random_query(Random(number), model.schema)
-        snapshot = collection.snapshot(as_of=state.lsn)
+        snapshot = self.attempt(lambda: collection.snapshot(as_of=state.lsn), Code.AS_OF_UNREADABLE)
+        if isinstance(snapshot, Code):
+            expect(self.horizon(name) > state.lsn, f"as of {state.lsn}: refused")
+            return
         check_snapshot(snapshot, state, model.schema, query, limit)
         check_snapshot(collection.snapshot(), model.now, model.schema, query, limit)
         if len(self.held) < 4:
@@ -402,13 +430,14 @@ class Engine(RuleBasedStateMachine):
         moment = to_datetime(near)
         nanoseconds = from_datetime(moment)
         latest = max(model.now.hlc, self.clock.wall_ns())
-        if model.states[0].hlc <= nanoseconds <= latest:
-            snapshot = collection.snapshot(as_of=moment)
-            check_rows(snapshot, model.at(nanoseconds), model.schema)
+        before = model.states[self.horizon(name)].hlc
+        found = self.attempt(lambda: collection.snapshot(as_of=moment), Code.AS_OF_UNREADABLE)
+        after = model.states[self.horizon(name)].hlc
+        if isinstance(found, Code):
+            expect(not after <= nanoseconds <= latest, f"as of {moment}: refused")
         else:
-            with pytest.raises(DvecdbError) as caught:
-                collection.snapshot(as_of=moment)
-            expect_equal("code", caught.value.code, Code.AS_OF_UNREADABLE)
+            expect(before <= nanoseconds <= latest, f"as of {moment}: not refused")
+            check_rows(found, model.at(nanoseconds), model.schema)
 
     @rule()
     def read_beside(self):
@@ -666,7 +695,7 @@ def test_engine_holds_what_it_acknowledged_with_its_thread():
 # --- the machine must notice what is broken -------------------------------------------------------
 
 CONTROL = settings(
-    max_examples=200,
+    max_examples=1_000,  # it ends with the first one that notices
     stateful_step_count=25,
     derandomize=True,
     database=None,

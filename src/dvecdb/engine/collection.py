@@ -31,6 +31,7 @@ from dvecdb.records import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
+    from dvecdb.engine.rows import View
     from dvecdb.engine.store import Store
     from dvecdb.engine.writes import Write
     from dvecdb.records import (
@@ -213,10 +214,19 @@ class Collection:
         documents = {(CONFIG_NAMESPACE, key): value for key, value in values.items()}
         return self._write("configure", options, documents=documents, reserved=True)
 
-    def _write(self, operation: str, options: WriteOptions, **parts: Any) -> Commit:
+    def _write(
+        self, operation: str, options: WriteOptions, *, digest: str | None = None, **parts: Any
+    ) -> Commit:
+        """Check and commit. digest: of the request, if that is not what the parts say."""
         self._enter()
         self._store.check_writable()
-        write: Write = self._checker.check(operation, Options(**options), **parts)
+        write = self._checker.check(operation, Options(**options), **parts)
+        if write.key is not None and digest is not None:
+            write.digest = digest
+        return self._submit(write)
+
+    def _submit(self, write: Write) -> Commit:
+        """Commit a checked write."""
         settings = self._store.environment.settings
         self._make_room(write)
         if write.size_bytes >= settings.bulk_bytes and not write.updates:
@@ -271,11 +281,16 @@ class Collection:
         view = self._store.view
         if as_of is None:
             return Snapshot(view, self._store.schema, visible.lsn, visible.row_limit)
-        lsn = self._resolve(as_of, visible.lsn, visible.hlc)
+        lsn = self._resolve(view, as_of, visible.lsn, visible.hlc)
         return Snapshot(view, self._store.schema, lsn, view.row_limit(lsn))
 
-    def _resolve(self, as_of: AsOf, last_lsn: int, hlc: int) -> int:
-        view, horizon = self._store.view, self._store.manifest.horizon_lsn
+    def _resolve(self, view: View, as_of: AsOf, last_lsn: int, hlc: int) -> int:
+        """Return the LSN that is meant; its rows are in `view`, whose horizon is that of its rows.
+
+        Raises:
+            InvalidRequestError: `as-of-unreadable`.
+        """
+        horizon = view.manifest.horizon_lsn
         if isinstance(as_of, datetime):
             moment = from_datetime(as_of)
             latest = max(hlc, self._store.environment.clock.wall_ns())
@@ -284,7 +299,7 @@ class Collection:
                 raise InvalidRequestError(
                     Code.AS_OF_UNREADABLE,
                     f"as_of {as_of.isoformat()}: readable are times from "
-                    f"{to_datetime(self._store.created_ns).isoformat()} to "
+                    f"{to_datetime(self._readable_ns(view)).isoformat()} to "
                     f"{to_datetime(latest).isoformat()}",
                 )
             return lsn
@@ -297,6 +312,11 @@ class Collection:
                 last=last_lsn,
             )
         return as_of
+
+    def _readable_ns(self, view: View) -> int:
+        """Return the oldest readable time: of the horizon's commit, in whole microseconds."""
+        horizon = view.manifest.horizon_lsn
+        return view.hlc(horizon) + 999 if horizon else self._store.created_ns
 
     def get(
         self, ids: Sequence[str], *, as_of: AsOf | None = None, with_vectors: bool = True

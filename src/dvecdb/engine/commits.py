@@ -18,6 +18,8 @@ from dvecdb.records import CommitInfo, Lsn
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    import numpy.typing as npt
+
     from dvecdb.engine.memtable import Memtable
     from dvecdb.engine.rows import View
 
@@ -61,6 +63,22 @@ def read_commits(view: View, first: int, last: int) -> list[CommitInfo]:
             )
         last = start - 1
     return found
+
+
+def commit_counts(
+    view: View, first: int, last: int
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Return how many rows the commits `first` .. `last` wrote and ended: int64[n] each."""
+    row_ends = [view.row_limit(first - 1)]
+    ended: list[int] = []
+    while first <= last:
+        holder = view.holder(first)
+        end = min(last, holder.last_lsn)
+        row_ends += _row_ends(holder, first, end)
+        ended += _ended(holder, first, end)
+        first = end + 1
+    limits = np.array(row_ends, np.int64)
+    return limits[1:] - limits[:-1], np.array(ended, np.int64)
 
 
 def _read_note(note: bytes) -> _Note:

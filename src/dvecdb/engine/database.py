@@ -1,4 +1,4 @@
-"""A data directory: its lock, its collections, create and delete.
+"""A data directory: its lock, its collections, and how they come into being.
 
     DATA_DIR/LOCK              held for life by the one writing process
     DATA_DIR/collections/X     self-contained; the directory's name is the collection's name
@@ -14,16 +14,17 @@ import os
 import threading
 import uuid
 import weakref
-from typing import TYPE_CHECKING, Final, Self
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, Generic, Self, TypeVar
 
 from dvecdb.clock import SystemClock
 from dvecdb.engine.collection import Collection
 from dvecdb.engine.findings import Findings
-from dvecdb.engine.lifecycle import build_collection, deleted, move_to_trash
+from dvecdb.engine.lifecycle import build_collection, open_collection, write_empty
 from dvecdb.engine.lock import WriterLock, highest_epoch, look_at_lock
-from dvecdb.engine.maintenance import Worker, maintain
-from dvecdb.engine.reclaim import drop_ballast, drop_partials, drop_uncommitted_deletion
-from dvecdb.engine.recovery import Access, open_store
+from dvecdb.engine.maintenance import Worker, maintain, tend
+from dvecdb.engine.reclaim import drop_ballast, drop_partials
+from dvecdb.engine.recovery import Access
 from dvecdb.engine.replay import SetAsideError
 from dvecdb.engine.storage import (
     close_quietly,
@@ -31,7 +32,7 @@ from dvecdb.engine.storage import (
     is_disk_full,
     is_no_space,
     opened_full,
-    read_file,
+    read_only_error,
     unclear,
     unreadable,
     write_failed,
@@ -44,12 +45,9 @@ from dvecdb.errors import (
     DirectoryError,
     DvecdbError,
     HandleError,
-    InvalidRequestError,
     NotFoundError,
 )
 from dvecdb.formats import names
-from dvecdb.formats.framing import FormatError
-from dvecdb.formats.manifest_file import decode_collection_file
 from dvecdb.media.files import OsFiles
 from dvecdb.records import (
     DIMENSION_MAX,
@@ -66,7 +64,7 @@ from dvecdb.records import (
 from dvecdb.settings import Settings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from types import TracebackType
 
     from dvecdb.clock import Clock
@@ -77,13 +75,18 @@ _READ_ONLY_ATTEMPTS: Final = 20
 _CLOSE_FLUSH_BYTES: Final = 4 * 1024 * 1024
 _CLOSE_FLUSH_COMMITS: Final = 1000
 
-_open_databases: weakref.WeakSet[Database] = weakref.WeakSet()
+C = TypeVar("C", bound=Collection)
+
+_open_databases: weakref.WeakSet[Database[Any]] = weakref.WeakSet()
 
 
-class Database:
+class Database(Generic[C]):
     """An open data directory. Safe to use from any number of threads; not across a fork.
 
-    `_lock` guards the table of collections and is taken before any lock of a collection.
+    What users hold is `protection.database.Database`, which says what a collection is to them.
+
+    `_lock` guards the table of collections and is taken before any lock of a collection; it is not
+    held over long work, which `_working` counts.
     """
 
     def __init__(  # the composition root of the embedded engine
@@ -110,11 +113,13 @@ class Database:
         self._clock = clock if clock is not None else SystemClock()
         self._new_uuid = new_uuid
         self._findings = Findings()
-        self._lock = threading.RLock()
+        self._lock = threading.Condition(threading.RLock())
+        self._works = 0
+        self._building: set[str] = set()
         self._pid = os.getpid()
         self._closed = False
         self._stores: dict[str, Store] = {}
-        self._collections: dict[str, Collection] = {}
+        self._collections: dict[str, C] = {}
         self._set_aside: dict[str, Finding] = {}
         self._writer: WriterLock | None = None
         self._worker: Worker | None = None
@@ -134,7 +139,7 @@ class Database:
             raise
         if background and not read_only:
             self._worker = Worker(
-                lambda: list(self._stores.values()), self._settings.idle_marker_ms
+                lambda: list(self._stores.values()), self._tend_all, self._settings, self._clock
             )
         _open_databases.add(self)
 
@@ -186,8 +191,13 @@ class Database:
                 path=self.path,
             ) from None
         self._environment = Environment(
-            files, self._clock, self._settings, self._findings, self._new_uuid, self._writer
-        )
+            files, self._clock, self._settings, self._findings, self._new_uuid, self._writer,
+            self._may_expire,
+        )  # fmt: skip
+        self._open_collections()
+
+    def _open_collections(self) -> None:
+        files = self._files
         if not self.read_only:
             drop_partials(files, self._directory)
         for name in files.list_names(self._directory):
@@ -246,19 +256,10 @@ class Database:
         return False
 
     def _recover(self, name: str, access: Access) -> Store:
-        files = self._files
-        directory = files.open_directory(self._directory, name)
-        try:
-            created_ns = self._check_collection_file(name, directory)
-            if access is Access.WRITE:
-                drop_uncommitted_deletion(files, directory)
-            store = open_store(name, self._environment, directory, self._epoch, access)
-        except BaseException:
-            files.close_directory(directory)
-            raise
-        store.created_ns = created_ns
+        directory = self._files.open_directory(self._directory, name)
+        store = open_collection(name, self._environment, directory, self._epoch, access)
         if self.read_only:
-            store.stopped = _read_only_error()
+            store.stopped = read_only_error()
         return store
 
     def _access(self) -> Access:
@@ -266,25 +267,24 @@ class Database:
             return Access.WRITE
         return Access.READ_BESIDE_WRITER if self._writer_alive else Access.READ
 
-    def _check_collection_file(self, name: str, directory: Dir) -> int:
-        """Return when it was created. A damaged file is a finding: manifests know more."""
-        try:
-            return decode_collection_file(
-                read_file(self._files, directory, names.COLLECTION_FILE)
-            ).created_ns
-        except (FormatError, OSError) as error:
-            where = f"{name}/{names.COLLECTION_FILE}"
-            self._findings.add(Finding("collection-file-damaged", name, where, f"{where}: {error}"))
-            return 0
-
-    def _wrap(self, store: Store) -> Collection:
-        return Collection(store, self._committed, self._check_open)
+    def _wrap(self, store: Store) -> C:
+        """Return what users get to hold."""
+        raise NotImplementedError
 
     def _committed(self, store: Store) -> None:
         if self._worker is not None:
             self._worker.after_commit(store)
         else:
             maintain(store)
+
+    def _may_expire(self) -> bool:
+        """Tell whether things may expire by the clock now."""
+        return True
+
+    def _tend_all(self) -> None:
+        """Do what the passing of time has made due. Raises nothing."""
+        for store in list(self._stores.values()):
+            tend(store)
 
     # --- space ---
 
@@ -311,7 +311,7 @@ class Database:
         dimension: int,
         metric: str = Metric.COSINE,
         vector_type: str = VectorType.FLOAT32,
-    ) -> Collection:
+    ) -> C:
         """Create a collection; durable on return.
 
         Raises:
@@ -324,27 +324,61 @@ class Database:
         check_name(name)
         check_whole("dimension", dimension, 1, DIMENSION_MAX)
         schema = Schema(dimension, parse_metric(metric), parse_vector_type(vector_type))
-        with self._lock:
-            for existing in self._names():
-                if existing.lower() == name.lower():
-                    raise ConflictError(
-                        Code.COLLECTION_EXISTS,
-                        f"collection {existing!r} exists; nothing was changed. Delete it first (it "
-                        "goes to the trash) or choose another name",
-                        name=existing,
-                    )
+        write = partial(write_empty, schema, self._environment, self._epoch)
+        return self._build(name, write, f"creating collection {name!r}")
+
+    def _build(self, name: str, write: Callable[[Dir], int], doing: str) -> C:
+        """Make a collection of the files that `write` puts into its directory; durable on return.
+
+        Other calls go on meanwhile; the name is taken from the start.
+        """
+        with self._working():
+            with self._lock:
+                self._check_free(name)
+                self._building.add(name)
             try:
                 store = build_collection(
-                    name, schema, self._environment, self._directory, self._epoch
+                    name, self._environment, self._directory, self._epoch, write
                 )
             except OSError as error:
                 failed = unclear if self._is_there(name) else write_failed
-                raise failed(f"creating collection {name!r}", error) from error
-            self._stores[name] = store
-            collection = self._collections[name] = self._wrap(store)
+                raise failed(doing, error) from error
+            finally:
+                with self._lock:
+                    self._building.discard(name)
+            with self._lock:
+                self._stores[name] = store
+                collection = self._collections[name] = self._wrap(store)
         return collection
 
-    def collection(self, name: str) -> Collection:
+    def _check_free(
+        self,
+        name: str,
+        advice: str = "delete it first (it goes to the trash) or choose another name",
+    ) -> None:
+        """Refuse a name that is taken, also where only the case differs. Under `_lock`."""
+        for existing in (*self._names(), *self._building):
+            if existing.lower() == name.lower():
+                raise ConflictError(
+                    Code.COLLECTION_EXISTS,
+                    f"collection {existing!r} exists; nothing was changed: {advice}",
+                    name=existing,
+                )
+
+    @contextlib.contextmanager
+    def _working(self) -> Iterator[None]:
+        """Keep the directory open until the work inside is done."""
+        with self._lock:
+            self._check_open()
+            self._works += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._works -= 1
+                self._lock.notify_all()
+
+    def collection(self, name: str) -> C:
         """Return an open collection.
 
         Raises:
@@ -376,34 +410,6 @@ class Database:
         self._check_open()
         return sorted(self._collections)
 
-    def delete_collection(
-        self, name: str, *, actor: str | None = None, reason: str | None = None
-    ) -> None:
-        """Move a collection to `.deleted/`; no byte of its data is removed. Durable on return.
-
-        Raises:
-            NotFoundError: `collection-not-found`.
-        """
-        self._check_open()
-        self._check_writable()
-        with self._lock:
-            collection = self.collection(name)
-            store = self._stores[name]
-            collection.leave(deleted(name))
-            try:
-                move_to_trash(store, self._root, self._directory, actor, reason)
-            except HandleError:
-                collection.leave(None)
-                raise
-            except OSError as error:
-                what = f"deleting collection {name!r}"
-                if self._is_there(name):
-                    collection.leave(None)
-                    raise write_failed(what, error) from error
-                self._forget(name)
-                raise unclear(what, error) from error
-            self._forget(name)
-
     def _names(self) -> list[str]:
         try:
             return self._files.list_names(self._directory)
@@ -415,12 +421,6 @@ class Database:
             return self._files.stat(self._directory, name) is not None
         except OSError:
             return True
-
-    def _forget(self, name: str) -> None:
-        """Let go of a collection that left this directory."""
-        del self._collections[name]
-        self._stores.pop(name).close(seal=False)
-        self._findings.forget(name)
 
     def findings(self) -> list[Finding]:
         """Return everything damaged or doubtful in this data directory."""
@@ -437,8 +437,11 @@ class Database:
             if self._closed:
                 return
             self._closed = True
-            if self._worker is not None:
-                self._worker.stop()
+        if self._worker is not None:
+            self._worker.stop()
+        with self._lock:
+            while self._works:
+                self._lock.wait()
             for store in self._stores.values():
                 active = store.active
                 if not self.read_only and (
@@ -475,19 +478,12 @@ class Database:
 
     def _check_writable(self) -> None:
         if self.read_only:
-            raise _read_only_error()
+            raise read_only_error()
 
     def forked(self) -> None:
         """Give the lock file's handle back in a forked child; the parent keeps the lock."""
         if self._writer is not None:
             self._writer.release()
-
-
-def _read_only_error() -> InvalidRequestError:
-    return InvalidRequestError(
-        Code.READ_ONLY,
-        "the data directory was opened read-only; open it without read_only to write",
-    )
 
 
 def _after_fork_in_child() -> None:

@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from dvecdb.records import Finding
+
+
+NO_DAMAGE: Final = frozenset(
+    {"torn", "possibly-acknowledged", "fenced-records", "orphan-segment", "derived-damaged"}
+    | {"recovery-not-rewritten", "waiting-for-space", "writes-stopped"}
+)
+"""Codes that say what happened and that nothing which was promised is missing."""
 
 
 class Findings:
@@ -30,9 +37,15 @@ class Findings:
             found = list(self._found.values())
         return [item for item in found if collection is None or item.collection == collection]
 
-    def forget(self, collection: str, code: str | None = None) -> None:
-        """Drop the findings of a collection that left this directory, or those that are over."""
+    def forget(self, collection: str | None, code: str | None = None) -> list[Finding]:
+        """Drop the findings of a collection that left this directory, or those that are over.
+
+        Returns them.
+        """
         with self._lock:
-            for key in [key for key in self._found if key[1] == collection]:
-                if code is None or key[0] == code:
-                    del self._found[key]
+            over = [
+                key
+                for key in self._found
+                if key[1] == collection and (code is None or key[0] == code)
+            ]
+            return [self._found.pop(key) for key in over]

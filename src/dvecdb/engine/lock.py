@@ -54,25 +54,42 @@ class WriterLock:
         """
         self._files = files
         self._root = root
+        self._owner = owner
+        self._changing = threading.Lock()  # guards `epoch` and `_content`
         self._file = files.open_lock(root, names.LOCK)
         try:
             content = read_content(files.read_at(self._file, _CONTENT_BYTES, 0))
             if not _take(files, self._file):
                 raise _in_use(content)
             before = content.epoch if content is not None else 0
-            self.epoch = Epoch(max(before + 1, epoch_min))
-            self._content = _encode(
-                LockContent(
-                    epoch=self.epoch, owner=owner, pid=os.getpid(), host=socket.gethostname()
-                )
-            )
-            files.write_at(self._file, [self._content], 0)
-            files.sync(self._file)
+            self._write(Epoch(max(before + 1, epoch_min)))
             files.sync_directory(root)
             self._inode = files.file_stat(self._file).inode
         except BaseException:
             close_quietly(files, self._file)
             raise
+
+    def _write(self, epoch: Epoch) -> None:
+        content = LockContent(
+            epoch=epoch, owner=self._owner, pid=os.getpid(), host=socket.gethostname()
+        )
+        self._content = _encode(content)
+        self._files.write_at(self._file, [self._content], 0)
+        self._files.sync(self._file)
+        self.epoch = epoch
+
+    def raise_to(self, epoch_min: int) -> Epoch:
+        """Raise the epoch to at least this, durably: what comes in from elsewhere may be newer.
+
+        Raises:
+            HandleError: `fenced`.
+            OSError: as the disk says; then every further check may fail.
+        """
+        self.check()
+        with self._changing:
+            if self.epoch < epoch_min:
+                self._write(Epoch(epoch_min))
+            return self.epoch
 
     def check(self) -> None:
         """Make sure that nobody took over.
@@ -80,15 +97,16 @@ class WriterLock:
         Raises:
             HandleError: `fenced`; nothing may be acknowledged any more.
         """
-        try:
-            found = self._files.stat(self._root, names.LOCK)
-            content = self._files.read_at(self._file, _CONTENT_BYTES, 0)
-        except OSError as error:
-            raise self._fenced(f"LOCK cannot be read ({error.strerror})") from error
-        if found is None or found.inode != self._inode:
-            raise self._fenced("LOCK was replaced")
-        if content != self._content:
-            raise self._fenced("another process wrote LOCK")
+        with self._changing:
+            try:
+                found = self._files.stat(self._root, names.LOCK)
+                content = self._files.read_at(self._file, _CONTENT_BYTES, 0)
+            except OSError as error:
+                raise self._fenced(f"LOCK cannot be read ({error.strerror})") from error
+            if found is None or found.inode != self._inode:
+                raise self._fenced("LOCK was replaced")
+            if content != self._content:
+                raise self._fenced("another process wrote LOCK")
 
     def _fenced(self, why: str) -> HandleError:
         return HandleError(
@@ -130,6 +148,12 @@ def look_at_lock(files: Files, root: Dir) -> tuple[Epoch, bool]:
     if content is None:
         return Epoch(0), is_held
     return Epoch(content.epoch), is_held
+
+
+def highest_epoch_of(files: Files, logs: Dir) -> int:
+    """Return the highest epoch in the names of the log files in a directory; 0 if none."""
+    found = (names.parse_wal_name(name) for name in files.list_names(logs))
+    return max((parsed[0] for parsed in found if parsed), default=0)
 
 
 def highest_epoch(files: Files, root: Dir) -> int:

@@ -79,6 +79,48 @@ class Run:
 _NONE = np.zeros(0, dtype=np.int64)
 
 
+def segment_run(
+    collection: UUID, lineage: UUID, segment: Segment, first_row: int, row_end: int
+) -> Run:
+    """Return the run of a segment's rows `first_row` .. `row_end` - 1.
+
+    Raises:
+        UnreadableError: some ids are damaged.
+    """
+    start, end = segment.count_below(first_row), segment.count_below(row_end)
+    whole = end - start == segment.rows
+    ordinals = np.arange(start, end)
+    hashes = hash_ids(segment.all_ids() if whole else segment.ids(ordinals))
+    order = np.argsort(hashes, kind="stable")
+    rows = segment.rows_at(ordinals)[order].astype(np.uint64)
+    return Run(LookupTable(collection, lineage, first_row, row_end, hashes[order], rows), None)
+
+
+def without_rows(runs: Sequence[Run], dropped: npt.NDArray[np.int64]) -> tuple[Run, ...]:
+    """Return `runs` without the `dropped` rows, which rise."""
+    return tuple(left for run in runs if (left := _without(run, dropped)).count)
+
+
+def _without(run: Run, dropped: npt.NDArray[np.int64]) -> Run:
+    """Return the run without these rows: in memory only, if any of them was in it."""
+    table = run.table
+    first, end = np.searchsorted(dropped, [table.first_row, table.row_end]).tolist()
+    if first == end:
+        return run
+    own = dropped[first:end].astype(np.uint64)
+    found = np.minimum(np.searchsorted(own, table.rows), len(own) - 1)
+    kept = own[found] != table.rows
+    left = LookupTable(
+        table.collection_uuid,
+        table.lineage,
+        table.first_row,
+        table.row_end,
+        table.hashes[kept],
+        table.rows[kept],
+    )
+    return Run(left, None)
+
+
 def make_run(
     collection: UUID, lineage: UUID, first_row: int, hashes: npt.NDArray[np.uint64]
 ) -> Run:
@@ -174,35 +216,39 @@ def load_runs(
             continue
         if (run.table.collection_uuid, run.table.lineage) == identity:
             loaded.append(run)
-    loaded.sort(key=lambda run: (run.table.first_row, -run.table.row_end))
-    with_rows = [segment for segment in segments if segment.rows]
+    return _cover(loaded, [segment for segment in segments if segment.rows], identity)
+
+
+def _cover(
+    loaded: Sequence[Run], segments: Sequence[Segment], identity: tuple[UUID, UUID]
+) -> tuple[Run, ...]:
+    """Return runs for all rows of `segments`: loaded ones as far as they go, others made.
+
+    A run need not end where a segment does: segments are merged without it.
+    """
+    usable = [run for run in loaded if run.count == _held(segments, run.table)]
     runs: list[Run] = []
-    position = 0
-    while position < len(with_rows):
-        segment = with_rows[position]
-        taken = _covering(loaded, with_rows, position)
-        if taken is None:
+    row = 0
+    for segment in segments:
+        row = max(row, segment.first_row)
+        while row < segment.row_end:
+            starting = [run for run in usable if run.table.first_row == row]
+            if starting:
+                runs.append(max(starting, key=lambda run: run.table.row_end))
+                row = runs[-1].table.row_end
+                continue
+            later = [run.table.first_row for run in usable if run.table.first_row > row]
+            end = min([segment.row_end, *later])
             with contextlib.suppress(UnreadableError):
-                runs.append(make_run(*identity, segment.first_row, hash_ids(segment.all_ids())))
-            position += 1
-        else:
-            run, position = taken
-            runs.append(run)
-    return tuple(runs)
+                runs.append(segment_run(*identity, segment, row, end))
+            row = end
+    return tuple(run for run in runs if run.count)
 
 
-def _covering(
-    loaded: Sequence[Run], segments: Sequence[Segment], position: int
-) -> tuple[Run, int] | None:
-    """Return the largest loaded run that covers segments[position:next] exactly, and `next`."""
-    first_row = segments[position].first_row
-    for run in loaded:
-        if run.table.first_row != first_row:
-            continue
-        counts = itertools.accumulate(segment.rows for segment in segments[position:])
-        for number, (segment, count) in enumerate(zip(segments[position:], counts, strict=True), 1):
-            if segment.row_end == run.table.row_end and count == run.count:
-                return run, position + number
-            if segment.row_end > run.table.row_end:
-                break
-    return None
+def _held(segments: Sequence[Segment], table: LookupTable) -> int:
+    """Return how many rows of a table's range are held."""
+    return sum(
+        segment.count_below(table.row_end) - segment.count_below(table.first_row)
+        for segment in segments
+        if segment.first_row < table.row_end and table.first_row < segment.row_end
+    )

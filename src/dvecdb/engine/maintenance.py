@@ -9,17 +9,20 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING, Final
 
-from dvecdb.engine.flush import compact, flush_oldest, tidy_runs
+from dvecdb.clock import NANOSECONDS_PER_SECOND
+from dvecdb.engine.compaction import compact, is_expiry_due, needs_settling, settle
+from dvecdb.engine.flush import flush_oldest, tidy_runs
 from dvecdb.engine.reclaim import reclaim
-from dvecdb.engine.storage import write_failed
-from dvecdb.engine.store import unexpected
+from dvecdb.engine.storage import unexpected, write_failed
 from dvecdb.errors import Code, DiskFullError, DvecdbError, OutcomeUnknownError
 from dvecdb.records import Finding
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from dvecdb.clock import Clock
     from dvecdb.engine.store import Store
+    from dvecdb.settings import Settings
 
 _RETRY_SECONDS: Final = 1.0
 _WAITING: Final = "waiting-for-space"
@@ -36,8 +39,11 @@ def needs_freeze(store: Store) -> bool:
     )
 
 
-def maintain(store: Store, *, force_flush: bool = False) -> None:
-    """Do all the work that is due. Errors stop writes or, on a full disk, become findings."""
+def maintain(store: Store, *, force_flush: bool = False, is_idle: bool = False) -> None:
+    """Do all the work that is due. is_idle: nobody writes.
+
+    Errors stop writes or, on a full disk, become findings.
+    """
     with store.maintenance_lock:
         if store.stopped is not None:
             return
@@ -48,6 +54,8 @@ def maintain(store: Store, *, force_flush: bool = False) -> None:
                 changed = True
             while tidy_runs(store):
                 changed = True
+            if is_idle and not changed:
+                changed = settle(store)
             if changed:
                 reclaim(store)
             if store.space_wanted:
@@ -71,6 +79,15 @@ def maintain(store: Store, *, force_flush: bool = False) -> None:
             raise
 
 
+def tend(store: Store) -> None:
+    """Do what the passing of time alone has made due: let go of what left the history window."""
+    for force in (False, True):
+        if store.stopped is None and is_expiry_due(store):
+            maintain(store, force_flush=force)
+    if store.stopped is None and needs_settling(store):
+        maintain(store, is_idle=True)
+
+
 def _flush(store: Store, *, force: bool) -> bool:
     changed = False
     while flush_oldest(store):
@@ -88,13 +105,24 @@ def _flush(store: Store, *, force: bool) -> bool:
 class Worker:
     """The background thread of a database. `_wake` guards `_running` and `_asked`."""
 
-    def __init__(self, stores: Callable[[], Sequence[Store]], idle_marker_ms: int) -> None:
+    def __init__(
+        self,
+        stores: Callable[[], Sequence[Store]],
+        tend_all: Callable[[], None],
+        settings: Settings,
+        clock: Clock,
+    ) -> None:
+        """Start it. tend_all: is called every `tend_seconds`, and raises nothing."""
         self._stores = stores
-        self._idle_ns = idle_marker_ms * _NANOSECONDS_PER_MILLISECOND
+        self._tend_all = tend_all
+        self._clock = clock
+        self._idle_ns = settings.idle_marker_ms * _NANOSECONDS_PER_MILLISECOND
+        self._tend_ns = settings.tend_seconds * NANOSECONDS_PER_SECOND
         self._wake = threading.Condition()
         self._running = True
         self._asked = False
         self._watching = False
+        self._tended_ns = clock.monotonic_ns()
         self._thread = threading.Thread(target=self._run, name="dvecdb-maintenance", daemon=True)
         self._thread.start()
 
@@ -128,11 +156,20 @@ class Worker:
                 if needs_freeze(store) or len(store.view.memtables) > 1:
                     maintain(store)
             self._mark_idle()
+            self._tend()
 
     def _patience(self) -> float | None:
         if any(store.space_wanted for store in self._stores()):
             return _RETRY_SECONDS
-        return self._idle_ns / 1e9 if self._watching else None
+        if self._watching:
+            return self._idle_ns / 1e9
+        return self._tend_ns / 1e9 or None
+
+    def _tend(self) -> None:
+        now = self._clock.monotonic_ns()
+        if self._tend_ns and now - self._tended_ns >= self._tend_ns:
+            self._tended_ns = now
+            self._tend_all()
 
     def _mark_idle(self) -> None:
         """Mark the logs that have been idle long enough; stop watching when all are marked."""

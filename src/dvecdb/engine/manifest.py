@@ -41,7 +41,7 @@ def _nothing_goes_back(old: Manifest, new: Manifest) -> bool:
 
 
 def _rows_are_covered(_old: Manifest, new: Manifest) -> bool:
-    """Every row up to `row_end` lies in exactly one segment (no rows are dropped yet)."""
+    """Every row up to `row_end` lies in the range of exactly one segment, dropped or not."""
     position = 0
     for entry in sorted(new.segments, key=lambda item: (item.first_row, item.row_end)):
         if entry.first_row != position and entry.row_end > entry.first_row:
@@ -80,6 +80,12 @@ def check_invariants(old: Manifest, new: Manifest) -> None:
     """Assert every invariant of a swap from `old` to `new`."""
     for invariant in INVARIANTS:
         assert invariant(old, new), f"manifest {new.generation}: {invariant.__name__}"
+
+
+def check_coverage(first: Manifest) -> None:
+    """Assert what holds for the first manifest of a collection that was not made empty."""
+    for invariant in (_rows_are_covered, _commits_are_covered, _bulk_rows_have_their_commit):
+        assert invariant(first, first), f"fork: {invariant.__name__}"
 
 
 def install(

@@ -56,7 +56,7 @@ class Matching:
             try:
                 values = segment.metadata(ordinals[readable])
             except UnreadableError as error:
-                self.damaged += [segment.first_row + ordinal for ordinal in error.ordinals]
+                self.damaged += segment.rows_at(np.array(error.ordinals)).tolist()
                 readable = readable[~np.isin(ordinals[readable], error.ordinals)]
                 continue
             found[readable] = [self._matches(value) for value in values]

@@ -47,6 +47,14 @@ class Chunk:
         self._norms: npt.NDArray[np.float32] = np.zeros(self.capacity, dtype=np.float32)
         self._norms_used = 0
 
+    def rows_at(self, ordinals: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Return the row numbers of rows by ordinal."""
+        return ordinals + self.first_row
+
+    def count_below(self, row_limit: int) -> int:
+        """Return how many rows have a number below `row_limit`."""
+        return max(0, min(self.used, row_limit - self.first_row))
+
     def norms(self, count: int) -> npt.NDArray[np.float32]:
         """Return the L2 norms of the first `count` rows: float32[count]."""
         start = self._norms_used

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from dvecdb.engine.store import Store
+    from dvecdb.formats.manifest_file import Manifest
     from dvecdb.media.files import Dir, Files
 
 _NANOSECONDS_PER_HOUR = 3_600_000_000_000
@@ -39,9 +40,15 @@ def reclaim(store: Store) -> None:
         OSError: as the disk says.
         HandleError: `fenced`.
     """
-    newest, second = store.manifest, store.previous_manifest
-    if second is None:
-        return
+    if store.previous_manifest is None or not store.files_lock.acquire(blocking=False):
+        return  # files are being linked: another time
+    try:
+        _reclaim(store, store.manifest, store.previous_manifest)
+    finally:
+        store.files_lock.release()
+
+
+def _reclaim(store: Store, newest: Manifest, second: Manifest) -> None:
     files, directories = store.environment.files, store.directories
     named = {entry.directory for entry in [*newest.segments, *second.segments]}
     with store.commit_lock:  # a bulk segment gets its name and enters the view under it
@@ -127,11 +134,46 @@ def drop_partials(files: Files, directory: Dir) -> None:
             remove_tree(files, directory, name)
 
 
+def tidy_entries(files: Files, root: Dir, parent: str) -> None:
+    """Delete what a crash left half-written in `.deleted` or `.backups`, and in what is there.
+
+    What a killed process put there is durable then. Raises `OSError`.
+    """
+    try:
+        above = files.open_directory(root, parent)
+    except (FileNotFoundError, NotADirectoryError):  # links are not followed
+        return
+    try:
+        files.sync_directory(above)
+        drop_partials(files, above)
+        for name in files.list_names(above):
+            if names.parse_stamped_name(name) is None or not _is_directory(files, above, name):
+                continue
+            directory = files.open_directory(above, name)
+            try:
+                drop_partials(files, directory)
+            finally:
+                files.close_directory(directory)
+    finally:
+        files.close_directory(above)
+
+
+def _is_directory(files: Files, parent: Dir, name: str) -> bool:
+    found = files.stat(parent, name)
+    return found is not None and found.is_directory
+
+
 def drop_uncommitted_deletion(files: Files, collection: Dir) -> None:
     """Delete the deletion.json of a delete that never reached the trash. Raises `OSError`."""
     with contextlib.suppress(FileNotFoundError):
         files.remove(collection, names.DELETION_FILE)
         files.sync_directory(collection)
+
+
+def drop_backup_file(files: Files, collection: Dir) -> None:
+    """Delete the backup.json of a backup that has become a collection. Raises `OSError`."""
+    files.remove(collection, names.BACKUP_FILE)
+    files.sync_directory(collection)
 
 
 def drop_ballast(files: Files, root: Dir) -> bool:
@@ -141,6 +183,28 @@ def drop_ballast(files: Files, root: Dir) -> bool:
     except FileNotFoundError:
         return False
     return True
+
+
+def drop_verifications(files: Files, backup: Dir, old: Sequence[str]) -> None:
+    """Delete what a newer verification of a backup has replaced. Raises `OSError`."""
+    for name in old:
+        files.remove(backup, name)
+
+
+def set_apart(files: Files, parent: Dir, name: str) -> str:
+    """Give a directory a partial name, durably, before it is deleted; return that.
+
+    So it is whole or gone: what a crash leaves of it goes when the data directory is opened.
+
+    Raises:
+        FileNotFoundError: it is not there.
+        OSError: as the disk says.
+    """
+    partial = names.PARTIAL + name
+    remove_tree(files, parent, partial)
+    files.rename(parent, name, parent, partial)
+    files.sync_directory(parent)
+    return partial
 
 
 def remove_tree(files: Files, parent: Dir, name: str) -> None:
@@ -158,3 +222,17 @@ def remove_tree(files: Files, parent: Dir, name: str) -> None:
     finally:
         files.close_directory(directory)
     files.remove_directory(parent, name)
+
+
+def own_bytes(files: Files, parent: Dir, name: str) -> int:
+    """Return the bytes that deleting a file or directory frees: of files with no other name."""
+    found = files.stat(parent, name)
+    if found is None:
+        return 0
+    if not found.is_directory:
+        return found.size_bytes if found.link_count == 1 else 0
+    directory = files.open_directory(parent, name)
+    try:
+        return sum(own_bytes(files, directory, child) for child in files.list_names(directory))
+    finally:
+        files.close_directory(directory)

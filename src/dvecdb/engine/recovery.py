@@ -10,6 +10,7 @@ be written may look fine in the page cache. What is cut from the end of a log go
 from __future__ import annotations
 
 import contextlib
+from dataclasses import replace
 from enum import Enum, auto
 from functools import partial
 from typing import TYPE_CHECKING, Final
@@ -39,6 +40,7 @@ from dvecdb.records import Finding
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from dvecdb.engine.findings import Findings
     from dvecdb.engine.store import Environment
     from dvecdb.formats.batch import Batch
     from dvecdb.formats.manifest_file import DecodedManifest
@@ -86,15 +88,23 @@ def _open_directory(files: Files, root: Dir, name: str, *, read_only: bool) -> D
 
 
 def open_store(
-    name: str, environment: Environment, root: Dir, epoch: Epoch, access: Access
+    name: str,
+    environment: Environment,
+    root: Dir,
+    epoch: Epoch,
+    access: Access,
+    *,
+    copied_to: int | None = None,
 ) -> Store:
     """Open the collection in `root` and bring it to its newest provable state.
+
+    copied_to: it is a backup that ends with this LSN.
 
     Raises:
         SetAsideError: truth is damaged in a way that leaves the current state unknown.
         OSError, DvecdbError: as the disk says.
     """
-    recovery = _Recovery(name, environment, root, epoch, access)
+    recovery = _Recovery(name, environment, root, epoch, access, copied_to)
     try:
         return recovery.run()
     except BaseException:
@@ -106,13 +116,22 @@ class _Recovery:
     """One recovery, step by step."""
 
     def __init__(
-        self, name: str, environment: Environment, root: Dir, epoch: Epoch, access: Access
+        self,
+        name: str,
+        environment: Environment,
+        root: Dir,
+        epoch: Epoch,
+        access: Access,
+        copied_to: int | None,
     ) -> None:
         self._name = name
+        self._copied_to = copied_to
         self._environment = environment
         self._files = environment.files
         self._epoch = epoch
         self._access = access
+        # Segments report through this. It does not know them, so they close when nobody reads.
+        self._report = partial(_report, environment.findings, name)
         self._read_only = access in {Access.READ, Access.READ_BESIDE_WRITER}
         self._directories = open_directories(self._files, root, read_only=self._read_only)
 
@@ -148,6 +167,7 @@ class _Recovery:
             manifest,
             writer_alive=self._access is Access.READ_BESIDE_WRITER,
             is_new=self._access is Access.NEW,
+            is_copy=self._copied_to is not None,
         )
         for lsn, batch, record_hash, hlc in replay:
             if batch.bulk is not None and not self._can_open(batch, lsn):
@@ -157,6 +177,7 @@ class _Recovery:
             visible = Visible(lsn, batch.first_row + batch.row_count, hlc)
         for finding in replay.findings:
             self._report(finding)
+        self._check_copy(visible.lsn)
         store = Store(
             self._name, self._environment, self._directories, schema, self._view, visible,
             record_hash=replay.last_hash, epoch=self._epoch,
@@ -174,6 +195,11 @@ class _Recovery:
                 self._sync_logs(logs)
         return store
 
+    def _check_copy(self, lsn: int) -> None:
+        if self._copied_to not in {None, lsn}:
+            message = f"it ends with commit {lsn}, not {self._copied_to}"
+            raise SetAsideError("backup-incomplete", names.BACKUP_FILE, message)
+
     def abandon(self) -> None:
         """Close what was opened, but for the collection's own directory."""
         opened = self._directories
@@ -181,18 +207,6 @@ class _Recovery:
             opened.manifests, opened.wal, opened.segments, opened.derived, opened.quarantine
         ):  # fmt: skip
             self._files.close_directory(directory)
-
-    def _report(self, finding: Finding) -> None:
-        self._environment.findings.add(
-            Finding(
-                finding.code,
-                self._name,
-                finding.where,
-                finding.message,
-                finding.lost,
-                finding.details,
-            )
-        )
 
     def _findings_before(self) -> None:
         for finding in known_findings(self._files, self._directories.quarantine):
@@ -267,12 +281,12 @@ class _Recovery:
             ) from error
         if self._access is Access.READ_BESIDE_WRITER and segment.lacks_vectors:
             raise SetAsideError("changed-meanwhile", where, f"{where} is going")
-        if segment.descriptor.rows != segment.rows:
-            raise SetAsideError("segment-lost", where, f"{where} has another number of rows")
+        if segment.lacks_rows:
+            raise SetAsideError("segment-lost", where, f"{where} has fewer rows than it should")
         for tag, what in (("lost_vectors", "vectors"), ("lost_metadata", "metadata")):
             ordinals = getattr(segment, "_" + tag)
             if len(ordinals):
-                rows = sorted(int(number) + segment.first_row for number in ordinals)
+                rows = sorted(segment.rows_at(np.array(list(ordinals), dtype=np.int64)).tolist())
                 self._report(
                     Finding(
                         "rows-lost",
@@ -367,7 +381,12 @@ class _Recovery:
         store.generation_floor = max(self._generations, default=0)
         store.wal = store.new_wal()
         replayed = sum(log.was_read for log in logs)
-        if not replay.sealed or replay.findings or replayed >= _LOGS_BEFORE_FLUSH:
+        if (
+            not replay.sealed
+            or self._copied_to is not None
+            or replay.findings
+            or replayed >= _LOGS_BEFORE_FLUSH
+        ):
             with store.commit_lock:
                 memtables = [item for item in store.view.memtables if item.row_ends]
                 after = Memtable(store.schema, store.visible.row_limit, store.visible.lsn + 1)
@@ -423,3 +442,8 @@ def bulk_entry(batch: Batch, lsn: int) -> SegmentEntry:
         records_bytes=0,
         vectors_bytes=batch.row_count * batch.vector_bytes,
     )
+
+
+def _report(findings: Findings, collection: str, finding: Finding) -> None:
+    """Keep a finding about a collection."""
+    findings.add(replace(finding, collection=collection))

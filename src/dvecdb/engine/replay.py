@@ -150,6 +150,7 @@ class Replay:
     manifest: Manifest
     writer_alive: bool = False
     is_new: bool = False
+    is_copy: bool = False  # of sealed logs only: the one that went on is not part of it
     last_hash: int = 0
     cut: Cut | None = None
     sealed: bool = False
@@ -165,10 +166,11 @@ class Replay:
         """Walk the logs."""
         flushed = self.manifest.flushed_lsn
         self._expected, self.last_hash = flushed + 1, self.manifest.flushed_hash
-        self.sealed = self.is_new
-        if not self.logs and not self.is_new:
+        self.sealed = self.is_new or self.is_copy
+        if not self.logs and not self.sealed:
             raise SetAsideError("wal-missing", "wal", "there is no log; one is made at every open")
-        self._check_newest()
+        if not self.is_copy:
+            self._check_newest()
         for number, log in enumerate(self.logs):
             last = number + 1 == len(self.logs)
             void_from = _FOREVER if last else self.logs[number + 1].first_lsn

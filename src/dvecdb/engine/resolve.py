@@ -22,6 +22,7 @@ from dvecdb.records import Commit, Lsn
 
 if TYPE_CHECKING:
     from dvecdb.records import Schema
+    from dvecdb.settings import Settings
 
 _SHOWN_IDS = 10
 _NO_ROWS = np.zeros(0, dtype=np.uint64)
@@ -51,11 +52,12 @@ class Resolved(msgspec.Struct):
     answer: Commit | None = None
 
 
-def resolve(write: Write, state: State, schema: Schema, metadata_bytes_max: int) -> Resolved:
+def resolve(write: Write, state: State, schema: Schema, settings: Settings) -> Resolved:
     """Return what `write` comes to in `state`.
 
     Raises:
-        ConflictError: `id-exists`, `condition-failed`, `idempotency-key-reused`.
+        ConflictError: `id-exists`, `condition-failed`, `idempotency-key-reused`,
+            `confirmation-needed`.
         NotFoundError: `id-not-found`, of an update.
         DamagedDataError: `damaged-data`, whether an id exists cannot be told.
     """
@@ -78,10 +80,13 @@ def resolve(write: Write, state: State, schema: Schema, metadata_bytes_max: int)
         count=len(write.ids),
     )
     first = len(write.ids)
-    resolved.count += sum(row >= 0 for row in rows[first : first + len(write.deletes)])
+    hit = rows[first : first + len(write.deletes)]
+    if len(hit) > settings.guard_rows and not write.confirm:
+        _check_guard(sum(row >= 0 for row in hit), state, settings)
+    resolved.count += sum(row >= 0 for row in hit)
     if write.updates:
         update_rows = rows[first + len(write.deletes) :]
-        _add_updates(resolved, write, update_rows, state, schema, metadata_bytes_max)
+        _add_updates(resolved, write, update_rows, state, schema, settings.metadata_bytes_max)
     if not resolved.ids and not len(resolved.ends) and not write.documents and write.key is None:
         resolved.answer = Commit(Lsn(state.lsn), [], 0)
     elif write.key is not None:
@@ -90,6 +95,19 @@ def resolve(write: Write, state: State, schema: Schema, metadata_bytes_max: int)
         )
         resolved.documents = [*write.documents, (IDEMPOTENCY_NAMESPACE, write.key, receipt)]
     return resolved
+
+
+def _check_guard(hit: int, state: State, settings: Settings) -> None:
+    """Refuse to delete most of a collection at once, unless somebody confirmed that."""
+    total = state.view.count(state.lsn, state.row_limit)
+    if hit > settings.guard_rows and hit * 100 > settings.guard_percent * total:
+        raise ConflictError(
+            Code.CONFIRMATION_NEEDED,
+            f"this deletes {hit} of {total} rows, more than {settings.guard_percent} % of them; "
+            "nothing was deleted. If that is meant, say so with confirm",
+            rows=hit,
+            total=total,
+        )
 
 
 def _sorted_rows(rows: list[int]) -> npt.NDArray[np.uint64]:
@@ -146,7 +164,12 @@ def _refuse_existing(write: Write, rows: list[int]) -> None:
 
 
 def _check_unchanged(touched: list[str], rows: list[int], if_lsn: int, state: State) -> None:
-    """Refuse if any touched id was written or deleted after `if_lsn`."""
+    """Refuse if any touched id was written or deleted after `if_lsn`.
+
+    What was deleted by the horizon has never been. So 0 asks whether an id is new as far as can be
+    read, and another LSN below the horizon asks what cannot be told.
+    """
+    horizon = state.view.manifest.horizon_lsn
     live = np.array([row for row in rows if row >= 0], dtype=np.int64)
     born = dict(zip(live.tolist(), state.view.born(live).tolist(), strict=True))
     for record_id, row in zip(touched, rows, strict=True):
@@ -154,11 +177,15 @@ def _check_unchanged(touched: list[str], rows: list[int], if_lsn: int, state: St
             changed = born[row]
         else:
             versions = state.view.versions(record_id, state.row_limit)
-            changed = max((state.view.end_of(version) for version in versions), default=0)
+            ends = [state.view.end_of(version) for version in versions]
+            changed = max((end for end in ends if end > horizon), default=0)
+            if 0 < if_lsn < horizon:
+                changed = max(changed, horizon)
         if changed > if_lsn:
+            was = "may have been" if changed == horizon else "was"
             raise ConflictError(
                 Code.CONDITION_FAILED,
-                f"id {record_id!r} was changed at LSN {changed}, after LSN {if_lsn}; "
+                f"id {record_id!r} {was} changed at LSN {changed}, after LSN {if_lsn}; "
                 "read it again and retry",
                 id=record_id,
                 expected=if_lsn,
@@ -214,7 +241,7 @@ def stored_row(view: View, row: int, record_id: str) -> tuple[npt.NDArray[np.gen
         position = row - chunk.first_row
         return chunk.vectors[position], chunk.metadata[position]
     segment = view.segment_of(row)
-    ordinals = np.array([row - segment.first_row])
+    ordinals = np.array([segment.ordinal_of(row)])
     try:
         metadata = segment.metadata(ordinals)[0]
     except UnreadableError:

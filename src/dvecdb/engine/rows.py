@@ -22,7 +22,7 @@ from dvecdb.formats.framing import checksum
 from dvecdb.formats.lookup_file import hash_ids
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     import numpy.typing as npt
 
@@ -43,18 +43,27 @@ class View:
         memtables: Sequence[Memtable],
         runs: Sequence[Run],
     ) -> None:
-        """Index the segments that hold rows."""
+        """Index the segments by the rows of their ranges, of which some may hold none any more."""
         self.manifest = manifest
         self.segments = tuple(segments)
         self.memtables = tuple(memtables)
         self.runs = tuple(runs)
         self.row_segments = tuple(
-            sorted((item for item in segments if item.rows), key=lambda item: item.first_row)
+            sorted(
+                (item for item in segments if item.row_end > item.first_row),
+                key=lambda item: item.first_row,
+            )
         )
         self._starts = [segment.first_row for segment in self.row_segments]
         self._start_array = np.array(self._starts, dtype=np.int64)
         self._covered = sum(run.count for run in runs) == sum(s.rows for s in self.row_segments)
         self._has_documents = any(sf.DOCUMENTS in segment.sections for segment in segments)
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of all segments, and of the rows in memory."""
+        stored = sum(s.entry.vectors_bytes + s.entry.records_bytes for s in self.segments)
+        return stored + sum(memtable.size_bytes for memtable in self.memtables)
 
     # --- commits ---
 
@@ -76,6 +85,13 @@ class View:
         if isinstance(holder, Segment):
             return int(holder.commit_row_ends[lsn - holder.first_lsn])
         return holder.row_ends[lsn - holder.first_lsn]
+
+    def hlc(self, lsn: int) -> int:
+        """Return the time of a commit, which must exist: nanoseconds."""
+        holder = self.holder(lsn)
+        if isinstance(holder, Segment):
+            return int(holder.commit_hlcs[lsn - holder.first_lsn])
+        return holder.hlcs[lsn - holder.first_lsn]
 
     def lsn_at(self, hlc: int, last_lsn: int) -> int:
         """Return the newest LSN not after `hlc` among those up to `last_lsn`; 0 if none."""
@@ -107,13 +123,13 @@ class View:
     # --- liveness ---
 
     def segment_of(self, row: int) -> Segment:
-        """Return the segment that holds `row`."""
+        """Return the segment in whose range `row` lies."""
         return self.row_segments[bisect_right(self._starts, row) - 1]
 
     def by_segment(
         self, rows: npt.NDArray[np.int64]
     ) -> Iterator[tuple[Segment, npt.NDArray[np.int64]]]:
-        """Yield each segment that holds some of `rows` and their positions in `rows`."""
+        """Yield each segment in whose range some of `rows` lie, and their positions in `rows`."""
         numbers = np.searchsorted(self._start_array, rows, side="right") - 1
         for number in sorted(set(numbers.tolist())):
             yield self.row_segments[number], np.flatnonzero(numbers == number)
@@ -140,13 +156,13 @@ class View:
             chunk = memtable.chunk_of(row)
             return int(chunk.ends[row - chunk.first_row])
         segment = self.segment_of(row)
-        return int(segment.ends[row - segment.first_row])
+        return int(segment.ends[segment.ordinal_of(row)])
 
     def count(self, lsn: int, row_limit: int) -> int:
         """Return the number of live rows at `lsn`."""
         total = 0
         for segment in self.row_segments:
-            rows = min(segment.row_end, row_limit) - segment.first_row
+            rows = segment.count_below(row_limit)
             if rows > 0:
                 live = live_mask(segment.ends[:rows], lsn) if segment.ended_count else None
                 total += rows if live is None else int(np.count_nonzero(live))
@@ -219,7 +235,10 @@ class View:
             below = rows < row_limit
             indexes, rows = indexes[below], rows[below]
             for segment, positions in self.by_segment(rows) if len(rows) else ():
-                ordinals = rows[positions] - segment.first_row
+                ordinals = segment.ordinals_of(rows[positions])
+                if segment.row_numbers is not None:
+                    held = ordinals >= 0
+                    positions, ordinals = positions[held], ordinals[held]
                 if lsn is not None:
                     live = live_mask(segment.ends[ordinals], lsn)
                     positions, ordinals = positions[live], ordinals[live]
@@ -230,9 +249,10 @@ class View:
                     # The derived lookup says that a damaged row had an id with this hash.
                     named = [ids[index] for index in wanted]
                     raise damaged_rows(named, "the stored id is damaged") from None
-                for index, ordinal, text in zip(wanted, ordinals.tolist(), stored, strict=True):
+                numbers = segment.rows_at(ordinals).tolist()
+                for index, number, text in zip(wanted, numbers, stored, strict=True):
                     if text == ids[index]:
-                        yield index, ordinal + segment.first_row
+                        yield index, number
 
     def _refuse_absence(self, missing: Sequence[str]) -> None:
         """Refuse to call an id absent while there are rows whose ids cannot be read."""
@@ -260,24 +280,35 @@ class View:
 
     def documents(self, namespace: str, lsn: int) -> dict[str, bytes]:
         """Return the JSON of every document of a namespace as of `lsn`, by key."""
-        newest: dict[str, tuple[int, bytes | None]] = {}
+        found = self._newest_documents(lsn, lambda space: space == namespace, namespace)
+        return {key: value for (_, key), value in sorted(found.items())}
+
+    def user_documents(self, lsn: int) -> dict[tuple[str, str], bytes]:
+        """Return the JSON of every document that is not ours as of `lsn`."""
+        return self._newest_documents(lsn, lambda space: not space.startswith("_"))
+
+    def _newest_documents(
+        self, lsn: int, wanted: Callable[[str], bool], namespace: str | None = None
+    ) -> dict[tuple[str, str], bytes]:
+        """Return the newest values by name. namespace: the only one that is wanted, if it is."""
+        newest: dict[tuple[str, str], tuple[int, bytes | None]] = {}
         versions = [
-            (version, key, value)
+            (version, name, value)
             for memtable in self.memtables
-            for (space, key), values in list(memtable.documents.items())
-            if space == namespace
+            for name, values in list(memtable.documents.items())
+            if wanted(name[0])
             for version, value in values
         ]
         for segment in self.segments:
             versions += [
-                (version, entry[1], entry[2])
-                for version, entry in segment_documents(segment)
-                if entry[0] == namespace
+                (version, entry[:2], entry[2])
+                for version, entry in segment_documents(segment, namespace)
+                if wanted(entry[0])
             ]
-        for version, key, value in versions:
-            if version <= lsn and version > newest.get(key, (0, None))[0]:
-                newest[key] = (version, value)
-        return {key: value for key, (_, value) in sorted(newest.items()) if value is not None}
+        for version, name, value in versions:
+            if version <= lsn and version > newest.get(name, (0, None))[0]:
+                newest[name] = (version, value)
+        return {name: value for name, (_, value) in newest.items() if value is not None}
 
 
 def document_hash(namespace: str, key: str) -> int:
@@ -302,16 +333,19 @@ def _documents_with(segment: Segment, wanted: int) -> Iterator[tuple[int, Docume
         yield int(lsns[index]), _document_decoder.decode(blob)
 
 
-def segment_documents(segment: Segment) -> Iterator[tuple[int, DocumentEntry]]:
-    """Yield (lsn, entry) of all documents of a segment."""
+def segment_documents(
+    segment: Segment, namespace: str | None = None
+) -> Iterator[tuple[int, DocumentEntry]]:
+    """Yield (lsn, entry) of all documents of a segment, or of those in a namespace."""
     if sf.DOCUMENTS not in segment.sections:
         return
     lsns = segment.section(sf.DOCUMENT_LSNS, np.uint64).tolist()
     sizes = segment.section(sf.DOCUMENT_SIZES, np.uint32).tolist()
-    start = 0
+    documents, start = bytes(segment.sections[sf.DOCUMENTS]), 0
+    beginning = b"" if namespace is None else b"\x93" + msgspec.msgpack.encode(namespace)
     for version, size in zip(lsns, sizes, strict=True):
-        blob = segment.sections[sf.DOCUMENTS][start : start + size]
-        yield version, _document_decoder.decode(blob)
+        if documents.startswith(beginning, start):
+            yield version, _document_decoder.decode(documents[start : start + size])
         start += size
 
 

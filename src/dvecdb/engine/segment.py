@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 import numpy as np
 
+from dvecdb.engine.row_range import RowRange
 from dvecdb.engine.storage import close_quietly
 from dvecdb.formats import segment_file as sf
 from dvecdb.formats.columns import decode_texts
 from dvecdb.formats.framing import FormatError, block_checksum, decode_sections, digest, tag_of
+from dvecdb.formats.segment_bounds import bound_commits, bound_rows, row_numbers
 from dvecdb.records import Finding, VectorType
 from dvecdb.search.distance import row_norms
 
@@ -44,7 +46,7 @@ class UnreadableError(Exception):
         self.ordinals = ordinals
 
 
-class Segment:
+class Segment(RowRange):
     """One open segment. Safe for any number of readers.
 
     `ends` is uint64[rows]: the LSN that ended each row, 0 for none. It is written only under the
@@ -82,8 +84,6 @@ class Segment:
         finally:
             files.close_directory(directory)
         self._load_control()
-        self.first_row, self.row_end = entry.first_row, entry.row_end
-        self.rows = entry.row_end - entry.first_row
         self.ends: npt.NDArray[np.uint64] = np.zeros(self.rows, dtype=np.uint64)
         self.ended_count = 0
         self._map_body()
@@ -128,14 +128,28 @@ class Segment:
             raise SegmentLostError(self._where)
         self.head = copies[0]
         self.tag = tag_of(self.head.segment_uuid)
-        self.sections = decode_sections(control)
-        self.descriptor = sf.decode_descriptor(self.sections[sf.DESCRIPTOR])
+        sections = decode_sections(control)
+        self.descriptor = sf.decode_descriptor(sections[sf.DESCRIPTOR])
+        self.sections = self._bounded(sections)
         self.first_lsn, self.last_lsn = self.entry.first_lsn, self.entry.last_lsn
         self.commits = self.entry.commits
         self.commit_row_ends = self.section(sf.COMMIT_ROW_ENDS, np.uint64)
         self.commit_hlcs = self.section(sf.COMMIT_HLCS, np.uint64)
         self.ends_rows = self.section(sf.ENDS_ROWS, np.uint64)
         self.ends_lsns = self.section(sf.ENDS_LSNS, np.uint64)
+
+    def _bounded(self, sections: dict[int, memoryview]) -> dict[int, memoryview]:
+        """Return the sections without what lies beyond the entry's bounds."""
+        entry, descriptor = self.entry, self.descriptor
+        numbers = None
+        if self.head.required_features & sf.FEATURE_ROW_NUMBERS:
+            numbers = row_numbers(sections)
+        self.set_range(entry.first_row, entry.row_end, descriptor.rows, numbers)
+        if self.rows < descriptor.rows:
+            sections = bound_rows(sections, self.rows)
+        if entry.commits < descriptor.commits:
+            sections = bound_commits(sections, entry.commits, entry.last_lsn)
+        return sections
 
     def section(self, tag: int, dtype: type[_N]) -> npt.NDArray[_N]:
         """Return a section of the control data as an array; empty if absent."""
@@ -278,12 +292,15 @@ class Segment:
     def _map_vectors(self) -> None:
         descriptor = self.descriptor
         self._block_rows = descriptor.block_rows
-        self._blocks = self.section(sf.VECTOR_BLOCKS, np.uint64)
+        # Blocks that lie wholly beyond the bounds are nobody's.
+        self._blocks = self.section(sf.VECTOR_BLOCKS, np.uint64)[
+            : -(-self.rows // self._block_rows)
+        ]
         self._block_states = np.zeros(len(self._blocks), dtype=np.uint8)
         self._lost_vectors = self.section(sf.LOST_VECTORS, np.uint32).astype(np.int64)
         found = self._files.size(self._vectors_file) if self._vectors_file is not None else 0
         whole = min(found // descriptor.vector_bytes, descriptor.rows) if descriptor.rows else 0
-        if whole < descriptor.rows:
+        if whole < self.rows:
             self._block_states[whole // self._block_rows :] = _DAMAGED
             where = f"{self._where}/{sf.VECTORS_NAME}"
             self._found("file-cut-short", where, f"vectors of rows from ordinal {whole}")
@@ -291,8 +308,9 @@ class Segment:
         raw: memoryview = memoryview(b"")
         if whole and self._vectors_file is not None:
             raw = self._files.map(self._vectors_file, whole * descriptor.vector_bytes)
-        self.vectors = np.frombuffer(raw, dtype).reshape(whole, descriptor.dimension)
-        self._norms = np.zeros(whole, dtype=np.float32)
+        stored = np.frombuffer(raw, dtype).reshape(whole, descriptor.dimension)
+        self.vectors = stored[: self.rows]
+        self._norms = np.zeros(len(self.vectors), dtype=np.float32)
         self._norms_known = np.zeros(len(self._blocks), dtype=np.bool_)
         self._all_good = not len(self._blocks)
 
@@ -342,7 +360,7 @@ class Segment:
         if not len(todo):
             return
         size = self._block_rows * self.descriptor.vector_bytes
-        total = self.rows * self.descriptor.vector_bytes
+        total = self.descriptor.rows * self.descriptor.vector_bytes  # of the file, not the entry
         for run in _runs(sorted(set(todo.tolist())), max(1, _READ_BYTES // size)):
             start = run[0] * size
             data = memoryview(
@@ -354,11 +372,13 @@ class Segment:
                 good = block_checksum(block, self.tag, number) == expected[index]
                 states[number] = _GOOD if good else _DAMAGED
                 if not good:
-                    first_row = self.first_row + number * self._block_rows
+                    first = number * self._block_rows
+                    last = min(first + self._block_rows, self.rows) - 1
+                    first_row, last_row = self.rows_at(np.array([first, last])).tolist()
                     self._found(
                         "block-damaged",
                         f"{self._where}/{sf.VECTORS_NAME} block {number}",
-                        f"vectors of rows {first_row} .. {first_row + self._block_rows - 1}",
+                        f"vectors of rows {first_row} .. {last_row}",
                     )
         if not len(self._lost_vectors) and bool((states == _GOOD).all()):
             self._all_good = True
@@ -366,9 +386,21 @@ class Segment:
     # --- the rest ---
 
     def apply_ends(self, rows: npt.NDArray[np.uint64], lsns: npt.NDArray[np.uint64] | int) -> None:
-        """Record ends of rows of this segment. Under the commit lock only."""
-        self.ends[rows.astype(np.int64) - self.first_row] = lsns
-        self.ended_count += len(rows)
+        """Record ends of rows; of rows that are not here any more, or beyond the bound, nothing.
+
+        Under the commit lock only.
+        """
+        ordinals = self.ordinals_of(rows.astype(np.int64))
+        try:
+            if self.row_numbers is None:
+                self.ends[ordinals] = lsns
+                self.ended_count += len(ordinals)
+                return
+        except IndexError:  # some are beyond; nothing was recorded
+            pass
+        held = (ordinals >= 0) & (ordinals < self.rows)
+        self.ends[ordinals[held]] = lsns if isinstance(lsns, int) else lsns[held]
+        self.ended_count += int(np.count_nonzero(held))
 
     def verify(self) -> tuple[int, int]:
         """Read everything; return blocks and bytes read. Damage becomes findings."""
@@ -387,6 +419,13 @@ class Segment:
     def lacks_vectors(self) -> bool:
         """Whether vectors.bin was not there when the segment was opened."""
         return self._vectors_file is None
+
+    @property
+    def lacks_rows(self) -> bool:
+        """Whether the file holds less than the manifest's entry says; more is allowed."""
+        entry, descriptor = self.entry, self.descriptor
+        wanted = entry.row_end - entry.first_row if self.row_numbers is None else self.rows
+        return descriptor.rows < wanted or descriptor.commits < entry.commits
 
     @property
     def damaged(self) -> bool:

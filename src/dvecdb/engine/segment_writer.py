@@ -54,7 +54,8 @@ class SegmentContent:
     """All that goes into a segment.
 
     vectors: buffers of whole rows, in order; control: the sections of the commits (ends, notes,
-    documents) as `formats.segment_file` numbers them, descriptor and checksums excluded.
+    documents) as `formats.segment_file` numbers them, descriptor and checksums excluded;
+    row_numbers: those of the rows if some of their range are left out, else None.
     """
 
     rows: int
@@ -64,6 +65,7 @@ class SegmentContent:
     first_lsn: int
     commits: int
     control: Mapping[int, Buffer] = field(default_factory=dict)
+    row_numbers: npt.NDArray[np.int64] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,6 +233,9 @@ def _write_records(  # one file, all of its parts
         columns=columns,
     )
     sections: dict[int, Buffer] = {sf.DESCRIPTOR: msgspec.json.encode(descriptor)}
+    features = 0
+    if content.row_numbers is not None:
+        features, sections[sf.ROW_NUMBERS] = sf.FEATURE_ROW_NUMBERS, content.row_numbers.tobytes()
     sections.update({tag_: value for tag_, value in content.control.items() if len(value)})
     sections[sf.VECTOR_BLOCKS] = np.array(vectors.block_checksums, np.uint64).tobytes()
     sections[sf.BODY_PAGES] = np.array(
@@ -251,6 +256,7 @@ def _write_records(  # one file, all of its parts
         body_offset=body_offset,
         body_size=len(body),
         vectors_size=content.rows * schema.vector_bytes,
+        required_features=features,
     )
     first, last = sf.encode_head(head)
     gap = bytes(body_offset - sf.HEAD_SIZE - len(control))

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 import msgspec
 import numpy as np
 
+from dvecdb.engine.gather import ids_of
 from dvecdb.engine.matching import Matching
 from dvecdb.engine.rows import damaged_rows, live_mask
 from dvecdb.engine.segment import Segment, UnreadableError
@@ -127,7 +128,7 @@ class Snapshot:
         """Fill in the records that lie in segments: those at positions `outside`."""
         for segment, found in self._view.by_segment(rows[outside]):
             positions = outside[found]
-            ordinals = rows[positions] - segment.first_row
+            ordinals = segment.ordinals_of(rows[positions])
             texts = read_ids(segment, ordinals)
             try:
                 values = segment.metadata(ordinals)
@@ -196,9 +197,9 @@ class Snapshot:
     def _offer_segment(
         self, nearest: TopK, segment: Segment, damaged: list[int], matching: Matching | None
     ) -> None:
-        total = min(segment.row_end, self._row_limit) - segment.first_row
+        total = segment.count_below(self._row_limit)
         step = max(1, _SEARCH_BLOCK_BYTES // self._schema.vector_bytes)
-        for start in range(0, max(total, 0), step):
+        for start in range(0, total, step):
             end = min(start + step, total)
             live = live_mask(segment.ends[start:end], self.lsn) if segment.ended_count else None
             if matching is not None:
@@ -210,14 +211,16 @@ class Snapshot:
             bad = segment.unreadable_vectors(start, end)
             if len(bad):
                 live = np.ones(end - start, dtype=np.bool_) if live is None else live
-                damaged += (bad[live[bad - start]] + segment.first_row).tolist()
+                damaged += segment.rows_at(bad[live[bad - start]]).tolist()
                 live[bad - start] = False
                 end = min(end, len(segment.vectors))
                 live = live[: max(end - start, 0)]
             if end > start:
                 first = segment.first_row + start
                 norms = segment.norms(start, end) if self._needs_norms else None
-                nearest.offer(segment.vectors[start:end], first, live, norms)
+                numbers = segment.row_numbers
+                numbers = None if numbers is None else numbers[start:end]
+                nearest.offer(segment.vectors[start:end], first, live, norms, numbers)
 
     def _offer_chunk(
         self,
@@ -250,7 +253,7 @@ class Snapshot:
                 continue
             segment = self._view.segment_of(row)
             try:
-                texts += segment.ids(np.array([row - segment.first_row]))
+                texts += segment.ids(np.array([segment.ordinal_of(row)]))
             except UnreadableError:
                 texts.append(f"row {row}")
         return texts
@@ -326,6 +329,18 @@ class Snapshot:
             named = self._name_rows(sorted(matching.damaged))
             raise damaged_rows(named, "stored metadata is damaged, so these may or may not match")
 
+    def ids(self, *, where: Mapping[str, Json] | None = None) -> list[str]:
+        """Return the ids of all records, or of those that match `where`, in row order.
+
+        Raises:
+            InvalidRequestError: `invalid-argument`.
+            DamagedDataError: `damaged-data`, ids or metadata that cannot be read.
+        """
+        matching = self._matching(where)
+        found = list(self._live_rows(0, matching))
+        self._refuse_untold(matching)
+        return ids_of(self._view, np.concatenate(found)) if found else []
+
     def scan(self, *, with_vectors: bool = False) -> Iterator[Record]:
         """Yield every record in row order.
 
@@ -376,23 +391,23 @@ class Snapshot:
         """Yield the live rows from `first` on that match, rising."""
         sources: list[tuple[int, Segment | Chunk, int]] = []
         for segment in self._view.row_segments:
-            count = min(segment.row_end, self._row_limit) - segment.first_row
+            count = segment.count_below(self._row_limit)
             if count > 0:
                 sources.append((segment.first_row, segment, count))
         for chunk, count in self._view.chunks(self._row_limit):
             sources.append((chunk.first_row, chunk, count))
-        for start, source, count in sorted(sources, key=lambda item: item[0]):
-            skip = max(first - start, 0)
+        for _, source, count in sorted(sources, key=lambda item: item[0]):
+            skip = source.count_below(first)
             if skip >= count:
                 continue
             live = np.flatnonzero(live_mask(source.ends[skip:count], self.lsn)) + skip
             if matching is None:
                 if len(live):
-                    yield live + start
+                    yield source.rows_at(live)
                 continue
             for begin in range(0, len(live), _SCAN_ROWS):
                 asked = live[begin : begin + _SCAN_ROWS]
-                yield asked[matching.select(source, asked)] + start
+                yield source.rows_at(asked[matching.select(source, asked)])
 
     # --- documents ---
 
@@ -420,7 +435,7 @@ def _fill_hits(
     Raises:
         UnreadableError: some are damaged; the ids are filled in if only metadata is.
     """
-    ordinals, places = rows[positions] - segment.first_row, positions.tolist()
+    ordinals, places = segment.ordinals_of(rows[positions]), positions.tolist()
     for place, text in zip(places, segment.ids(ordinals), strict=True):
         ids[place] = text
     if metadata is not None:
@@ -437,5 +452,5 @@ def read_ids(segment: Segment, ordinals: npt.NDArray[np.int64]) -> list[str]:
     try:
         return segment.ids(ordinals)
     except UnreadableError as error:
-        rows = [f"row {number + segment.first_row}" for number in error.ordinals]
+        rows = [f"row {row}" for row in segment.rows_at(np.array(error.ordinals)).tolist()]
         raise damaged_rows(rows, "stored ids are damaged") from None

@@ -6,11 +6,19 @@ import contextlib
 import errno
 from typing import TYPE_CHECKING
 
-from dvecdb.errors import Code, DirectoryError, DiskFullError, DvecdbError, OutcomeUnknownError
+from dvecdb.clock import NANOSECONDS_PER_SECOND, stamp
+from dvecdb.errors import (
+    Code,
+    DirectoryError,
+    DiskFullError,
+    DvecdbError,
+    InvalidRequestError,
+    OutcomeUnknownError,
+)
 from dvecdb.formats import names
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from dvecdb.media.files import Buffer, Dir, File, Files
 
@@ -50,6 +58,15 @@ def unclear(what: str, error: OSError) -> OutcomeUnknownError:
     )
 
 
+def unexpected(error: BaseException) -> OutcomeUnknownError:
+    """Return the error for a write interrupted by something that is not ours to classify."""
+    return OutcomeUnknownError(
+        Code.OUTCOME_UNKNOWN,
+        f"a write was interrupted ({error!r}); whether it survives is not known before the data "
+        "directory is opened again",
+    )
+
+
 def not_read_back(error: Exception) -> OSError:
     """Return the error of the disk for what was written and cannot be read back."""
     return OSError(errno.EIO, f"written, and not readable: {error}")
@@ -65,6 +82,14 @@ def opened_full(name: str) -> DiskFullError:
     )
 
 
+def read_only_error() -> InvalidRequestError:
+    """Return the error for writes through a handle that only reads."""
+    return InvalidRequestError(
+        Code.READ_ONLY,
+        "the data directory was opened read-only; open it without read_only to write",
+    )
+
+
 def unreadable(path: str, error: OSError) -> DirectoryError:
     """Return the error for a data directory that the system does not let us open."""
     return DirectoryError(
@@ -73,6 +98,19 @@ def unreadable(path: str, error: OSError) -> DirectoryError:
         path=path,
         errno=error.errno,
     )
+
+
+@contextlib.contextmanager
+def reading(path: str) -> Iterator[None]:
+    """Tell it as an error of ours when the disk fails while something is only looked at.
+
+    Raises:
+        DirectoryError: `directory-unreadable`.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise unreadable(path, error) from error
 
 
 def read_file(files: Files, directory: Dir, name: str) -> bytes:
@@ -114,6 +152,53 @@ def write_file(
     files.rename(directory, partial, directory, name)
     if sync_directory:
         files.sync_directory(directory)
+
+
+def rename_stamped(
+    files: Files,
+    source: tuple[Dir, str],
+    target: Dir,
+    root: Dir,
+    collection: str,
+    moment: int,
+    prefix: str = "",
+) -> str:
+    """Give a directory the first free name of a trash entry or backup from `moment` on.
+
+    source: the directory it lies in, and its name there; prefix: stands before the name.
+    Returns the name. Not durable. Raises `OSError`.
+    """
+    while True:
+        name = prefix + entry_name(files, root, collection, moment)
+        try:
+            files.rename(*source, target, name)
+        except FileExistsError:  # somebody was faster
+            moment += NANOSECONDS_PER_SECOND
+        else:
+            return name
+
+
+def entry_name(files: Files, root: Dir, collection: str, moment: int) -> str:
+    """Return the first name for a trash entry or backup from `moment` on that neither has.
+
+    Raises `OSError`.
+    """
+    while True:
+        name = names.stamped_name(collection, stamp(moment))
+        if not any(_holds(files, root, parent, name) for parent in (names.TRASH, names.BACKUPS)):
+            return name
+        moment += NANOSECONDS_PER_SECOND
+
+
+def _holds(files: Files, root: Dir, parent: str, name: str) -> bool:
+    try:
+        directory = files.open_directory(root, parent)
+    except FileNotFoundError:
+        return False
+    try:
+        return files.stat(directory, name) is not None
+    finally:
+        files.close_directory(directory)
 
 
 def close_quietly(files: Files, file: File) -> None:

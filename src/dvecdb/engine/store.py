@@ -5,7 +5,8 @@ validate (caller) -> queue -> resolve in order -> assign LSN and rows -> append 
 
 `commit_lock` guards everything that changes: log, memtables, ends, view. Readers take no lock:
 they read `visible` first and `view` second, and the view then holds at least what is visible.
-Lock order: `maintenance_lock`, then `commit_lock`.
+`files_lock` is held while files go or get a second name. Lock order: `maintenance_lock`,
+`files_lock`, `commit_lock`.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from dvecdb.engine.memtable import Memtable
 from dvecdb.engine.resolve import State, resolve
 from dvecdb.engine.rows import View
 from dvecdb.engine.segment import SegmentLostError
-from dvecdb.engine.storage import not_read_back, unclear, write_failed
+from dvecdb.engine.storage import not_read_back, unclear, unexpected, write_failed
 from dvecdb.engine.wal import Wal
 from dvecdb.errors import (
     Code,
@@ -58,7 +59,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Environment:
-    """What every collection of a database shares."""
+    """What every collection of a database shares. expiry_allowed: the clock can be believed."""
 
     files: Files
     clock: Clock
@@ -66,6 +67,7 @@ class Environment:
     findings: Findings
     new_uuid: Callable[[], UUID]
     lock: WriterLock | None
+    expiry_allowed: Callable[[], bool] = lambda: True
 
     def check_right(self) -> None:
         """Make sure that this process still has the right to write.
@@ -147,6 +149,7 @@ class Store:
         self.visible = visible
         self.commit_lock = threading.RLock()
         self.maintenance_lock = threading.RLock()
+        self.files_lock = threading.RLock()
         self.wal: Wal | None = None
         self.previous_manifest: Manifest | None = None
         self.manifest_digest = ""
@@ -154,6 +157,8 @@ class Store:
         self.manifest_bytes = b""
         self.manifest_unknown: dict[str, object] = {}
         self.stopped: DvecdbError | None = None
+        self.stopped_before: DvecdbError | None = None  # it was deleted
+        self.came_back = False  # from the trash, and that it was there is not durably forgotten
         self.space_wanted = False
         self.last_commit_ns = 0
         self.created_ns = 0
@@ -245,7 +250,7 @@ class Store:
         """Resolve one write and add it to the group, unseen by readers; return its bytes."""
         state = State(self.view, self._pending.lsn, self._pending.row_limit)
         settings = self.environment.settings
-        resolved = resolve(ticket.write, state, self.schema, settings.metadata_bytes_max)
+        resolved = resolve(ticket.write, state, self.schema, settings)
         if resolved.answer is not None:
             ticket.commit = resolved.answer
             return 0
@@ -327,7 +332,7 @@ class Store:
         with self.commit_lock:
             self.check_writable()
             state = State(self.view, self._pending.lsn, self._pending.row_limit)
-            resolved = resolve(ticket.write, state, self.schema, 0)
+            resolved = resolve(ticket.write, state, self.schema, self.environment.settings)
             if resolved.answer is not None:
                 ticket.commit = resolved.answer
                 return
@@ -379,21 +384,27 @@ class Store:
             OutcomeUnknownError: the old log failed; writes have stopped.
         """
         with self.commit_lock:
-            self.check_writable()
-            assert self.wal is not None
-            old = None
-            if self.wal.last_lsn >= self.wal.first_lsn:  # else it is new, and its name is taken
-                old, self.wal = self.wal, self.new_wal()
+            self.rotate()
             after = Memtable(self.schema, self.visible.row_limit, self.visible.lsn + 1)
             memtables = [item for item in self.view.memtables if item.row_ends]
             self.view = View(self.manifest, self.view.segments, [*memtables, after], self.view.runs)
-            if old is not None:
-                try:
-                    old.seal(self.next_hlc(), continued=True)
-                except OutcomeUnknownError as error:
-                    old.close()
-                    self.stop_writes(error)
-                    raise
+
+    def rotate(self) -> None:
+        """Start a new log if there are commits in this one, and seal it: it never changes again.
+
+        Under the commit lock. Raises as `freeze`.
+        """
+        self.check_writable()
+        assert self.wal is not None
+        if self.wal.last_lsn < self.wal.first_lsn:  # it is new, and its name is taken
+            return
+        old, self.wal = self.wal, self.new_wal()
+        try:
+            old.seal(self.next_hlc(), continued=True)
+        except OutcomeUnknownError as error:
+            old.close()
+            self.stop_writes(error)
+            raise
 
     def new_wal(self) -> Wal:
         """Return a new, durable, empty log that continues after what is visible."""
@@ -454,15 +465,6 @@ class Store:
                 self.directories.root,
             ):
                 self.environment.files.close_directory(directory)
-
-
-def unexpected(error: BaseException) -> OutcomeUnknownError:
-    """Return the error for a write interrupted by something that is not ours to classify."""
-    return OutcomeUnknownError(
-        Code.OUTCOME_UNKNOWN,
-        f"a write was interrupted ({error!r}); whether it survives is not known before the data "
-        "directory is opened again",
-    )
 
 
 def apply_ends(view: View, rows: npt.NDArray[np.uint64], lsn: int) -> None:

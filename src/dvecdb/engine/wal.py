@@ -187,15 +187,28 @@ class Wal:
         self._note(Kind.MARKER, hlc)
 
     def seal(self, hlc: int, *, continued: bool = False) -> None:
-        """Write the final record, sync and close. continued: the next log exists, durably."""
-        self._note(Kind.SEAL, hlc, {CONTINUED_SECTION: b"\1"} if continued else {})
+        """Write the final record, sync and close. continued: the next log exists, durably.
+
+        The space that was reserved and not used is given back.
+        """
+        self._note(Kind.SEAL, hlc, {CONTINUED_SECTION: b"\1"} if continued else {}, is_last=True)
         self.close()
 
-    def _note(self, kind: Kind, hlc: int, sections: Mapping[int, Buffer] = _NO_SECTIONS) -> None:
+    def _note(
+        self,
+        kind: Kind,
+        hlc: int,
+        sections: Mapping[int, Buffer] = _NO_SECTIONS,
+        *,
+        is_last: bool = False,
+    ) -> None:
         control = encode_sections(sections)
         self.reserve(512, may_use_reserve=True)
         buffers, size = self.encode(kind, self.last_lsn, hlc, control)
         self.append(buffers, size, self.last_lsn)
+        if is_last:
+            with contextlib.suppress(OSError):
+                self._files.truncate(self._file, self.size)
         self.sync()
         self.marked = True
 

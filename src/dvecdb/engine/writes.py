@@ -7,7 +7,7 @@ has not touched the collection.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 from uuid import UUID, uuid5
 
 import blake3
@@ -23,7 +23,7 @@ from dvecdb.records import Json, canonical_ids
 from dvecdb.search.vectors import VectorSource
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from dvecdb.records import Metadata, Options, Schema, UpdateMode
     from dvecdb.settings import Settings
@@ -32,6 +32,7 @@ Mode = Literal["upsert", "insert"]
 
 IDEMPOTENCY_NAMESPACE: Final = "_idempotency"
 CONFIG_NAMESPACE: Final = "_config"
+TAGS_NAMESPACE: Final = "_tags"
 DOCUMENT_NAME_LENGTH_MAX: Final = 256
 DOCUMENT_BYTES_MAX: Final = 1024 * 1024
 NOTE_TEXT_LENGTH_MAX: Final = 1024
@@ -48,6 +49,17 @@ class Update:
     mode: UpdateMode
 
 
+class RowSource(Protocol):
+    """Vectors that are not in memory in their stored form yet."""
+
+    @property
+    def stored_bytes(self) -> int:
+        """Size of all of them as stored."""
+
+    def pieces(self, rows_per_piece: int) -> Iterator[npt.NDArray[Any]]:
+        """Yield them as stored, `rows_per_piece` at a time but for the last."""
+
+
 class Write(msgspec.Struct):
     """A checked write. A struct, as its neighbours below: made for every row that comes alone.
 
@@ -60,7 +72,7 @@ class Write(msgspec.Struct):
     ids: list[str] = []
     answer_ids: list[str] = []
     vectors: npt.NDArray[np.generic] | None = None
-    source: VectorSource | None = None
+    source: RowSource | None = None
     metadata: list[bytes] | None = None
     mode: Mode = "upsert"
     deletes: list[str] = []
@@ -71,6 +83,7 @@ class Write(msgspec.Struct):
     key: str | None = None
     digest: str | None = None
     note: bytes = b"{}"
+    confirm: bool = False
     size_bytes: int = 0  # of vectors and metadata
 
     @property
@@ -111,7 +124,9 @@ class WriteChecker:
         Raises:
             InvalidRequestError: whichever argument is wrong; nothing was written.
         """
-        write = Write(operation, mode=mode, if_lsn=_check_lsn(options.if_lsn))
+        write = Write(
+            operation, mode=mode, if_lsn=_check_lsn(options.if_lsn), confirm=bool(options.confirm)
+        )
         if vectors is not None:
             self._add_rows(write, ids, vectors, metadata, options.idempotency_key)
         elif ids is not None or metadata is not None:

@@ -98,8 +98,9 @@ class TopK:
         first_row: int,
         live: npt.NDArray[np.bool_] | None = None,
         norms: npt.NDArray[np.float32] | None = None,
+        numbers: Numbers | None = None,
     ) -> None:
-        """Consider rows `first_row` and following.
+        """Consider rows `first_row` and following, or those with these `numbers`, which rise.
 
         rows: stored type [n, d]; live: bool[n], None: all; norms: `row_norms(rows)`, used where
         `needs_norms` says so and then computed if None. Live rows are finite; the bytes of the
@@ -107,7 +108,6 @@ class TopK:
         """
         assert rows.dtype == self._type.dtype
         assert rows.shape[1:] == self._query.shape
-        numbers: Numbers | None = None
         small = rows.size <= SMALL_ELEMENTS or self._indifferent
         if live is not None:
             count = int(np.count_nonzero(live))
@@ -115,7 +115,8 @@ class TopK:
                 live = None
             elif small or count * GATHER_SHARE <= len(live):
                 alive = np.flatnonzero(live)
-                rows, numbers, live = rows[alive], alive + first_row, None
+                numbers = alive + first_row if numbers is None else numbers[alive]
+                rows, live = rows[alive], None
                 norms = None if norms is None else norms[alive]
                 small = small or rows.size <= SMALL_ELEMENTS
         if not len(rows):

@@ -105,16 +105,19 @@ class _SegmentRows:
     def __init__(self, records: bytes, first_row: int) -> None:
         self.head = sf.decode_head(records[: sf.HEAD_SIZE])
         control = records[sf.HEAD_SIZE : sf.HEAD_SIZE + self.head.control_size]
-        self.descriptor = sf.decode_descriptor(decode_sections(control)[sf.DESCRIPTOR])
-        self.first_row = first_row
+        sections = decode_sections(control)
+        self.descriptor = sf.decode_descriptor(sections[sf.DESCRIPTOR])
+        self.numbers = np.arange(first_row, first_row + self.descriptor.rows)
+        if self.head.required_features & sf.FEATURE_ROW_NUMBERS:
+            self.numbers = np.frombuffer(sections.get(sf.ROW_NUMBERS, b""), np.int64)
         self.body = records[self.head.body_offset : self.head.body_offset + self.head.body_size]
         spans = self.descriptor.columns.get("ids")
         starts, ends = self._cuts("ids")
         base = spans.offset if spans is not None else 0
         bounds = zip((starts + base).tolist(), (ends + base).tolist(), strict=True)
         self.ids = {
-            first_row + number: self.body[start:end].decode()
-            for number, (start, end) in enumerate(bounds)
+            number: self.body[start:end].decode()
+            for number, (start, end) in zip(self.numbers.tolist(), bounds, strict=False)
         }
 
     def _cuts(self, name: str) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
@@ -129,7 +132,7 @@ class _SegmentRows:
         block = offset // (self.descriptor.block_rows * self.descriptor.vector_bytes)
         first = block * self.descriptor.block_rows
         end = min(first + self.descriptor.block_rows, self.descriptor.rows)
-        return frozenset(range(self.first_row + first, self.first_row + end))
+        return frozenset(self.numbers[first:end].tolist())
 
     def by_record(self, offset: int) -> frozenset[int]:
         inside = offset - self.head.body_offset
@@ -142,10 +145,10 @@ class _SegmentRows:
             starts, ends = self._cuts(name)
             if not len(starts):
                 continue
-            numbers = np.arange(len(starts))
-            table = self.descriptor.columns[name + "_offsets"].offset + numbers * 8
+            ordinals = np.arange(len(starts))
+            table = self.descriptor.columns[name + "_offsets"].offset + ordinals * 8
             base = self.descriptor.columns[name].offset
             touched = (table < end) & (table + 16 > first)
             touched |= (starts + base < end) & (ends + base > first) & (ends > starts)
-            taken.update((numbers[touched] + self.first_row).tolist())
+            taken.update(self.numbers[ordinals[touched]].tolist())
         return frozenset(taken)

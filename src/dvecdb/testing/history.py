@@ -8,7 +8,9 @@ compares every bit of every row, every document and every idempotency receipt, n
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
+
+from dvecdb.records import Commit
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -16,12 +18,15 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from dvecdb.engine.collection import Collection
+    from dvecdb.engine.collection import Collection as EngineCollection
     from dvecdb.engine.snapshot import Snapshot
-    from dvecdb.records import Commit, Json
+    from dvecdb.protection.collection import Collection
+    from dvecdb.records import Json, Undone
 
 RECEIPTS = "_idempotency"
 """The namespace of the receipts of idempotent writes."""
+TAGS = "_tags"
+"""The namespace of tags."""
 
 Operation = Literal["upsert", "insert", "delete", "update", "write"]
 
@@ -99,6 +104,77 @@ class Action:
         return State(rows, documents)
 
 
+@dataclass(frozen=True, slots=True)
+class Undo:
+    """Rows brought back to what they were at `to_lsn`: all, or those chosen by ids and filter."""
+
+    to_lsn: int
+    ids: tuple[str, ...] | None = None
+    where: Mapping[str, Json] | None = None
+
+    operation: ClassVar[str] = "undo"
+    key: ClassVar[None] = None
+
+    def perform(self, collection: Collection) -> Undone:
+        """Do it. Raises what the collection raises."""
+        ids = None if self.ids is None else list(self.ids)
+        return collection.undo(to_lsn=self.to_lsn, ids=ids, where=self.where)
+
+    def between(self, then: State, now: State, lsn: int) -> State:
+        """Return the state after the rows of `now` were brought back to `then`, as `lsn`.
+
+        Rows that say the same in both stay, and so do documents of ours.
+        """
+        rows, documents = dict(now.rows), dict(now.documents)
+        for record_id in then.rows.keys() | now.rows.keys():
+            before, after = then.rows.get(record_id), now.rows.get(record_id)
+            is_same = before and after and before[:2] == after[:2]
+            if is_same or not self._is_chosen(record_id, before, after):
+                continue
+            rows.pop(record_id, None)
+            if before is not None:
+                rows[record_id] = before._replace(lsn=lsn)
+        if self.ids is None and self.where is None:
+            ours = {name: value for name, value in now.documents.items() if name[0][0] == "_"}
+            theirs = {name: value for name, value in then.documents.items() if name[0][0] != "_"}
+            documents = {**ours, **theirs}
+        return State(rows, documents)
+
+    def _is_chosen(self, record_id: str, *rows: Row | None) -> bool:
+        if self.ids is not None and record_id not in self.ids:
+            return False
+        if self.where is None:
+            return True
+        wanted = self.where.items()
+        return any(wanted <= (row.metadata or {}).items() for row in rows if row is not None)
+
+
+@dataclass(frozen=True, slots=True)
+class Tag:
+    """A state named, or with None no longer."""
+
+    name: str
+    lsn: int | None
+
+    operation: ClassVar[str] = "tag"
+    key: ClassVar[None] = None
+
+    def perform(self, collection: Collection) -> Commit:
+        """Do it; nobody else may write meanwhile. Raises what the collection raises."""
+        if self.lsn is None:
+            collection.untag(self.name)
+        else:
+            collection.tag(self.name, self.lsn)
+        return Commit(collection.stats().last_lsn, [], 0)
+
+    def apply(self, state: State, _lsn: int) -> State:
+        """Return the state after it was committed."""
+        documents = {**state.documents, (TAGS, self.name): {"lsn": self.lsn}}
+        if self.lsn is None:
+            del documents[TAGS, self.name]
+        return State(state.rows, documents)
+
+
 class History:
     """The state after every commit of one collection: `states[lsn]`."""
 
@@ -110,16 +186,20 @@ class History:
         """The newest LSN."""
         return len(self.states) - 1
 
-    def commit(self, action: Action, lsn: int) -> None:
+    def commit(self, action: Action | Tag | Undo, lsn: int) -> None:
         """Add the next commit. One that changed nothing has the LSN before it."""
         if lsn <= self.last_lsn:
             receipt = self.states[lsn].documents.get((RECEIPTS, str(action.key)))
-            unchanged = action.apply(self.states[lsn], lsn) == self.states[lsn]
+            unchanged = self._after(action, self.states[lsn], lsn) == self.states[lsn]
             assert unchanged or (receipt and receipt["lsn"] == lsn), f"commit {lsn} twice"
             return
-        after = action.apply(self.states[-1], lsn)
         assert lsn == self.last_lsn + 1, f"commit {lsn} after {self.last_lsn}"
-        self.states.append(after)
+        self.states.append(self._after(action, self.states[-1], lsn))
+
+    def _after(self, action: Action | Tag | Undo, state: State, lsn: int) -> State:
+        if isinstance(action, Undo):
+            return action.between(self.states[action.to_lsn], state, lsn)
+        return action.apply(state, lsn)
 
     def until(self, lsn: int) -> History:
         """Return the history up to `lsn`."""
@@ -172,7 +252,7 @@ def difference(expected: State, found: State) -> str | None:
     return None
 
 
-def check_reads(collection: Collection, history: History, lsns: Iterable[int]) -> str | None:
+def check_reads(collection: EngineCollection, history: History, lsns: Iterable[int]) -> str | None:
     """Compare the states at `lsns` and, by every way to read, the newest; return what is wrong.
 
     The newest LSN of the collection must be that of `history`.

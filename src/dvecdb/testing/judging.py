@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from random import Random
 
     from dvecdb.engine.collection import Collection
-    from dvecdb.engine.database import Database
+    from dvecdb.protection.database import Database
     from dvecdb.records import Finding
     from dvecdb.settings import Settings
     from dvecdb.testing.disk import MemoryDisk
@@ -64,7 +64,9 @@ def judge(
         if uuid not in expected.may_exist:
             wrong.append(Violation("invented", f"collection {name!r} ({uuid})"))
             continue
-        wrong += _judge_collection(collection, expected, histories[uuid], lsns_max)
+        least = expected.required.get(uuid, 0)
+        most = expected.possible.get(uuid, least)
+        wrong += judge_commits(collection, least, most, histories[uuid], lsns_max)
     wrong += [Violation("lost", f"collection {uuid}") for uuid in expected.must_exist - found]
     for finding in database.findings():
         if is_false_alarm(finding, required.get(finding.collection, 0)):
@@ -72,18 +74,23 @@ def judge(
     return wrong
 
 
-def _judge_collection(
-    collection: Collection, expected: Expectation, history: History, lsns_max: int
+def judge_commits(
+    collection: Collection, required: int, possible: int, history: History, lsns_max: int = 4
 ) -> list[Violation]:
+    """Compare a collection with its history. At least LSN `required` is there, at most `possible`.
+
+    lsns_max: about how many states are read, beside the newest ones.
+    """
     stats = collection.stats()
-    last, required = stats.last_lsn, expected.required.get(stats.uuid, 0)
+    last = stats.last_lsn
     if last < required:
         return [Violation("lost", f"{stats.name}: {last} of {required} commits")]
-    if last > expected.possible.get(stats.uuid, required):
+    if last > possible:
         return [Violation("invented", f"{stats.name}: commit {last} was never begun")]
     lsns = {last, required, *range(last, -1, -max(1, last // lsns_max))}
+    readable = sorted((lsn for lsn in lsns if lsn >= stats.horizon_lsn), reverse=True)
     try:
-        wrong = check_reads(collection, history.until(last), sorted(lsns, reverse=True))
+        wrong = check_reads(collection, history.until(last), readable)
     except DvecdbError as error:
         wrong = str(error)
     if wrong is None:
@@ -191,12 +198,12 @@ class Sweep:
         log, image = log or recorder.disk.log, image or recorder.image
         for state in enumerate_states(log, image, per_operation=per_operation, rng=rng, weak=weak):
             kind = recorder.kind_at(state.position)
-            self._count(kind, state.disk)
+            self.count(kind, state.disk)
             expected = recorder.expectation(state.position, state.marks)
             before = state.disk.clone()
             verdict = judge_disk(state.disk, recorder.settings, expected, histories)
             where = f"{kind} at {state.position}, {state.style}"
-            self._note(where, verdict)
+            self.note(where, verdict)
             share = self.again_cut if "torn" in verdict.codes else self.again
             if not verdict.wrong and rng.random() < share:
                 self.crash_recovery(before, recorder, expected, where)
@@ -225,7 +232,7 @@ class Sweep:
         known = frozenset(served)
         for state in enumerate_states(disk.log, second.image, per_operation=4, rng=self.rng):
             kind = second.kind_at(state.position)
-            self._count(kind, state.disk)
+            self.count(kind, state.disk)
             own = second.expectation(state.position, state.marks)
             if any(isinstance(mark, Committed) for mark in state.marks):
                 now = replace(
@@ -235,10 +242,12 @@ class Sweep:
                 verdict = judge_disk(state.disk, recorder.settings, now, after)
             else:
                 verdict = judge_disk(state.disk, recorder.settings, expected, histories)
-            self._note(f"{origin}; then {kind} at {state.position}, {state.style}", verdict)
+            self.note(f"{origin}; then {kind} at {state.position}, {state.style}", verdict)
 
-    def _count(self, kind: str, disk: MemoryDisk) -> None:
+    def count(self, kind: str, disk: MemoryDisk) -> None:
+        """Count a disk."""
         self.digests.setdefault(kind, set()).add(disk.volume.digest())
 
-    def _note(self, where: str, verdict: Verdict) -> None:
+    def note(self, where: str, verdict: Verdict) -> None:
+        """Keep what was wrong, and where."""
         self.wrong += [(where, violation) for violation in verdict.wrong]

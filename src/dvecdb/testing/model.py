@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from dvecdb.engine.collection import Collection
     from dvecdb.engine.snapshot import Snapshot
+    from dvecdb.protection.collection import Collection
     from dvecdb.records import Commit, Hits, Json, Metadata, Record, Schema
 
 
@@ -103,8 +103,11 @@ class State:
     changed: Mapping[str, int] = field(default_factory=dict)
 
 
-def refusals(state: State, batch: Batch) -> set[Code]:
-    """Return the codes with which `batch` may be refused in `state`; empty if it must succeed."""
+def refusals(state: State, batch: Batch, horizon: int = 0) -> set[Code]:
+    """Return the codes with which `batch` may be refused in `state`; empty if it must succeed.
+
+    horizon: the oldest LSN that can be read; what was deleted by then has never been.
+    """
     receipt = state.receipts.get(batch.key or "")
     if receipt is not None:
         return set() if receipt[0] == batch.content else {Code.IDEMPOTENCY_KEY_REUSED}
@@ -112,8 +115,12 @@ def refusals(state: State, batch: Batch) -> set[Code]:
     if any(state.documents.get(name) != value for name, value in batch.expect):
         found.add(Code.CONDITION_FAILED)
     if batch.if_lsn is not None:
-        newest = max((state.changed.get(text, 0) for text in batch.touched), default=0)
-        if newest > batch.if_lsn:
+        absent = [text for text in batch.touched if text not in state.rows]
+        changes = [state.changed[text] for text in batch.touched if text in state.rows]
+        changes += [lsn for text in absent if (lsn := state.changed.get(text, 0)) > horizon]
+        makes_ids = batch.ids is None
+        untold = (absent or makes_ids) and 0 < batch.if_lsn < horizon
+        if untold or max(changes, default=0) > batch.if_lsn:
             found.add(Code.CONDITION_FAILED)
     if batch.is_insert and any(text in state.rows for text in batch.ids or ()):
         found.add(Code.ID_EXISTS)
@@ -161,11 +168,15 @@ def respond(state: State, batch: Batch, wall_ns: int, made: Sequence[str]) -> tu
 
 @dataclass(slots=True)
 class CollectionModel:
-    """All states of a collection by LSN, and the write in doubt with the time it was made at."""
+    """All states of a collection by LSN, and the write in doubt with the time it was made at.
+
+    horizon: the oldest state that was seen to be readable.
+    """
 
     schema: Schema
     states: list[State]
     doubt: tuple[Batch, int] | None = None
+    horizon: int = 0
 
     @property
     def now(self) -> State:
@@ -361,8 +372,9 @@ def check_snapshot(
 
 
 def check_history(collection: Collection, model: CollectionModel) -> None:
-    """Compare the rows and documents of every LSN."""
-    for state in model.states:
+    """Compare the rows and documents of every LSN from the horizon on."""
+    horizon = collection.stats().horizon_lsn
+    for state in model.states[horizon:]:
         snapshot = collection.snapshot(as_of=state.lsn)
         check_rows(snapshot, state, model.schema)
         check_documents(snapshot, state)

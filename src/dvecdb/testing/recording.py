@@ -17,18 +17,19 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, NamedTuple
 from uuid import UUID
 
-from dvecdb.engine.database import Database
+from dvecdb.protection.database import Database
 from dvecdb.testing.clocks import ManualClock
 from dvecdb.testing.history import History
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from dvecdb.engine.collection import Collection
+    from dvecdb.clock import Clock
+    from dvecdb.protection.collection import Collection
     from dvecdb.records import Commit
     from dvecdb.settings import Settings
     from dvecdb.testing.disk import MemoryDisk
-    from dvecdb.testing.history import Action
+    from dvecdb.testing.history import Action, Tag, Undo
 
 PATH: Final = "/data"
 
@@ -40,17 +41,22 @@ def seeded_uuids(seed: int) -> Callable[[], UUID]:
 
 
 def open_on(
-    disk: MemoryDisk, settings: Settings, *, seed: int = 0, read_only: bool = False
+    disk: MemoryDisk,
+    settings: Settings,
+    *,
+    seed: int = 0,
+    read_only: bool = False,
+    clock: Clock | None = None,
 ) -> Database:
     """Open the data directory on `disk` without background work."""
     return Database(
-        PATH, files=disk, clock=ManualClock(), settings=settings, new_uuid=seeded_uuids(seed),
-        background=False, read_only=read_only,
+        PATH, files=disk, clock=clock or ManualClock(), settings=settings,
+        new_uuid=seeded_uuids(seed), background=False, read_only=read_only,
     )  # fmt: skip
 
 
 class Committed(NamedTuple):
-    """Acknowledged: this LSN of the collection with this uuid."""
+    """Acknowledged: this LSN of the collection with this uuid, or of the lineage with it."""
 
     uuid: str
     lsn: int
@@ -69,7 +75,7 @@ class Attempt:
     begun: int
     uuid: str
     lsn: int
-    action: Action
+    action: Action | Tag | Undo
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +112,7 @@ class Recorder:
     passages: list[Passage] = field(default_factory=list)
     spans: list[tuple[str, int, int]] = field(default_factory=list)
     seed: int = 0
+    clock: ManualClock = field(default_factory=ManualClock)
     _database: Database | None = None
 
     def __post_init__(self) -> None:
@@ -132,7 +139,7 @@ class Recorder:
         """Open the data directory."""
         self.seed += 1
         with self.phase(kind):
-            self._database = open_on(self.disk, self.settings, seed=self.seed)
+            self._database = open_on(self.disk, self.settings, seed=self.seed, clock=self.clock)
         return self._database
 
     @property
@@ -182,15 +189,19 @@ class Recorder:
         self.passages.append(passage)
         self.disk.mark(Counted(len(self.passages)))
 
-    def write(self, name: str, action: Action, kind: str | None = None) -> Commit:
+    def write(self, name: str, action: Action | Tag, kind: str | None = None) -> Commit:
         """Perform a write and note its acknowledgement. Safe for threads."""
         collection = self.database.collection(name)
-        begun, uuid = self.disk.log_position, collection.stats().uuid
+        begun, uuid = self.disk.log_position, self._identity(name)
         with self.phase(kind or action.operation):
             commit = action.perform(collection)
         self.disk.mark(Committed(uuid, commit.lsn))
         self.attempts.append(Attempt(begun, uuid, commit.lsn, action))
         return commit
+
+    def _identity(self, name: str) -> str:
+        """Return what tells this collection's commits from those of others."""
+        return self.database.collection(name).stats().uuid
 
     # --- judging ---
 
