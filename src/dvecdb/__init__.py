@@ -20,19 +20,25 @@ if not __debug__:
     )
 
 from dvecdb import errors
-from dvecdb.engine.collection import Collection
-from dvecdb.engine.database import Database
 from dvecdb.engine.snapshot import Snapshot
+from dvecdb.protection.collection import Collection
+from dvecdb.protection.database import Database
+from dvecdb.protection.preview import Preview
 from dvecdb.records import (
+    Backup,
     CollectionStats,
     Commit,
     CommitInfo,
     Finding,
+    HardDeleted,
     Hit,
     Hits,
     Metric,
     Page,
     Record,
+    Restored,
+    TrashEntry,
+    Undone,
     VectorType,
     VerifyReport,
 )
@@ -48,21 +54,27 @@ __version__ = "0.1.0"
 __all__ = [
     "AsyncCollection",
     "AsyncDatabase",
+    "Backup",
     "Collection",
     "CollectionStats",
     "Commit",
     "CommitInfo",
     "Database",
     "Finding",
+    "HardDeleted",
     "Hit",
     "Hits",
     "Metric",
     "Page",
+    "Preview",
     "Record",
     "RemoteCollection",
     "RemoteDatabase",
+    "Restored",
     "Settings",
     "Snapshot",
+    "TrashEntry",
+    "Undone",
     "VectorType",
     "VerifyReport",
     "connect",

@@ -20,6 +20,16 @@ from dvecdb.errors import DvecdbError
 
 # Arguments for every public method. A new method must be added here.
 DATABASE_CALLS = {
+    "backups": {},
+    "delete_backup": {"name": "docs_20260102_030405"},
+    "hard_delete": {"name": "docs"},
+    "preview": {"path": "docs_20260102_030405"},
+    "purge": {},
+    "restore": {"path": "docs_20260102_030405"},
+    "tend": {},
+    "trash": {},
+    "trust_clock": {},
+    "verify_backup": {"name": "docs_20260102_030405"},
     "collection": {"name": "docs"},
     "collections": {},
     "create_collection": {"name": "more", "dimension": 2},
@@ -27,6 +37,15 @@ DATABASE_CALLS = {
     "findings": {},
 }
 COLLECTION_CALLS = {
+    "backup": {},
+    "backups": {},
+    "clone": {"new_name": "past"},
+    "is_protected": {},
+    "protect": {},
+    "tag": {"name": "t"},
+    "tags": {},
+    "undo": {"to_lsn": 1},
+    "untag": {"name": "t"},
     "configure": {"values": {"k": 1}},
     "count": {},
     "delete": {"ids": ["a"]},
