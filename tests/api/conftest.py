@@ -59,7 +59,8 @@ class Response:
 class Server:
     """The application, and how to call it."""
 
-    def __init__(self, path, *, keys=False, **settings):
+    def __init__(self, path, *, keys=False, engine=None, **settings):
+        self.engine = {"ballast_bytes": 0, "low_water_bytes": 0, **(engine or {})}
         self.path = str(path)
         self.keys = None
         if keys:
@@ -70,7 +71,7 @@ class Server:
         self.open()
 
     def open(self):
-        self.database = Database(self.path, settings=Settings(ballast_bytes=0, low_water_bytes=0))
+        self.database = Database(self.path, settings=Settings(**self.engine))
         files = OsFiles()
         self.audit = Audit(files, make_server_directory(files, self.path, names.AUDIT))
         self.tasks = Tasks(files, make_server_directory(files, self.path, names.TASKS))

@@ -8,6 +8,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from dvecdb.api.endpoints import ENDPOINTS
+
 C = "/collections/books"
 DEEP = b"[" * 100_000 + b"]" * 100_000
 
@@ -124,7 +126,7 @@ def test_octets_that_are_no_vector(books):
         ("/collections/books%2Fvectors", 400, "invalid-name"),
         ("/collections/books%00", 400, "invalid-name"),
         ("/collections/%ff", 400, "invalid-argument"),
-        ("/collections/deleted", 400, "invalid-name"),
+        ("/collections/restore", 400, "invalid-name"),
         ("/collections/%252e%252e", 400, "invalid-name"),
         (f"{C}/vectors/..", 404, "id-not-found"),
         (f"{C}/vectors/a%2Fb", 404, "id-not-found"),
@@ -213,30 +215,31 @@ JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(
         st.sampled_from(["vector", "vectors", "ids", "data", "id", "limit", "filter", "metadata",
-                         "upserts", "as_of", "documents", "expect", "namespace", "key"]),
+                         "upserts", "as_of", "documents", "expect", "namespace", "key", "to_lsn",
+                         "before", "to_time", "new_name", "backup_path", "retention_hours",
+                         "dry_run", "names", "name", "lsn", "confirm", "background"]),
         inner, max_size=4),
     max_leaves=12,
 )  # fmt: skip
-PATHS = [
-    f"{C}/{path}"
-    for path in (
-        "vectors", "vectors/batch", "vectors/upsert", "vectors/batch-delete", "search",
-        "points/scroll", "points/count", "points/search/batch", "write", "vectors/metadata",
-        "vectors/get", "query", "verify",
-    )
+CALLS = [
+    (row.method, row.path.format(collection="books", id="a", namespace="jobs", key="k", task="1",
+                                 tag="t", **dict.fromkeys(["entry", "backup", "snapshot"],
+                                                          "books_20240101_000000")))
+    for row in ENDPOINTS
+    if row.request is not None
 ]  # fmt: skip
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(path=st.sampled_from(PATHS), body=JSON, is_binary=st.booleans())
-def test_no_body_makes_the_server_fail(books, path, body, is_binary):
+@given(call=st.sampled_from(CALLS), body=JSON, is_binary=st.booleans())
+def test_no_body_makes_the_server_fail(books, call, body, is_binary):
     try:
         data = (msgspec.msgpack if is_binary else msgspec.json).encode(body)
     except OverflowError:
         return
     media = "application/msgpack" if is_binary else "application/json"
-    found = books("POST", path, data, media=media)
-    assert found.status < 500, (path, body, found.body)
+    found = books(*call, data, media=media)
+    assert found.status < 500, (call, body, found.body)
     assert found.status < 300 or found.code
 
 
@@ -244,7 +247,7 @@ def test_no_body_makes_the_server_fail(books, path, body, is_binary):
 @given(
     target=st.text(string.printable, max_size=30).map(lambda text: "/" + text.replace("#", "")),
     method=st.sampled_from(["GET", "POST", "PUT", "DELETE", "HEAD", "X"]),
-    prefix=st.sampled_from(["", C, f"{C}/vectors", "/tasks"]),
+    prefix=st.sampled_from(["", C, f"{C}/vectors", "/tasks", "/trash", "/backups"]),
 )
 def test_no_target_makes_the_server_fail(books, target, method, prefix):
     found = books(method, prefix + target)

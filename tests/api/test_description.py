@@ -56,6 +56,13 @@ def prepare(server):
         books = server.database.create_collection("books", dimension=1, metric="euclidean")
         books.upsert(["a", "b"], [[1], [2]], [{"n": 1}, None])
         books.write(documents={("jobs", "cursor"): 7})
+    if not server.database.trash():
+        server.database.create_collection("gone", dimension=1).upsert(["a"], [[1]])
+        server.database.delete_collection("gone")
+    if not server.database.backups():
+        server.database.collection("books").backup()
+    if "t" not in server.database.collection("books").tags():
+        server.database.collection("books").tag("t")
     if not server.tasks.list():
         server.tasks.start("verify", "books", lambda _: {"ok": True})
     return {
@@ -64,6 +71,10 @@ def prepare(server):
         "namespace": "jobs",
         "key": "cursor",
         "task": server.tasks.list()[0].id,
+        "entry": server.database.trash()[0].name,
+        "backup": server.database.backups()[0].name,
+        "snapshot": server.database.backups()[0].name,
+        "tag": "t",
     }
 
 

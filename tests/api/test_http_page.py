@@ -1,7 +1,7 @@
 """The page about HTTP shows what happens: its requests are sent, in order, and answered so.
 
 A block is a request, or the answer to the block before it. Headers of an answer are those that
-matter; in its body `"..."` stands for any value.
+matter; in its body `"..."` stands for any value, and `"<word>"` for one that a later request sends.
 """
 
 import re
@@ -24,29 +24,37 @@ def messages():
     return found
 
 
-def fits(shown, found):
-    """Return whether `found` is what `shown` shows."""
+def fits(shown, found, kept=None):
+    """Return whether `found` is what `shown` shows; kept: what words in brackets stand for."""
     if shown == "...":
         return True
+    if isinstance(shown, str) and re.fullmatch("<[a-z]+>", shown) and kept is not None:
+        return kept.setdefault(shown, found) == found
     if isinstance(shown, dict) and isinstance(found, dict):
-        return shown.keys() == found.keys() and all(fits(shown[key], found[key]) for key in shown)
+        return shown.keys() == found.keys() and all(
+            fits(shown[key], found[key], kept) for key in shown
+        )
     if isinstance(shown, list) and isinstance(found, list):
-        return len(shown) == len(found) and all(map(fits, shown, found))
+        return len(shown) == len(found) and all(
+            fits(one, other, kept) for one, other in zip(shown, found, strict=True)
+        )
     return shown == found
 
 
 def test_every_request_of_the_page_is_answered_as_it_shows(server):
     blocks = messages()
-    answered = 0
+    answered, kept = 0, {}
     for (first, headers, body), (answer, shown_headers, shown) in pairwise(blocks):
         if not answer.startswith("HTTP/1.1"):
             continue
         method, target = first.split()
+        body = {name: kept.get(value, value) if isinstance(value, str) else value
+                for name, value in (body or {}).items()}  # fmt: skip
         response = server(method, target, body or None, headers=headers)
         assert response.status == int(answer.split()[1]), (first, response.body)
         for name, value in shown_headers.items():
             assert response.headers[name.lower()] == value, first
-        assert fits(shown, response.json), (first, response.json)
+        assert fits(shown, response.json, kept), (first, response.json)
         answered += 1
     assert answered * 2 == len(blocks) >= 20
 
@@ -55,3 +63,10 @@ def test_dots_stand_for_any_value():
     assert fits({"a": ["...", 1]}, {"a": [{"b": 2}, 1]})
     assert not fits({"a": "..."}, {"a": 1, "b": 2})
     assert not fits([1], [1, 2])
+
+
+def test_words_in_brackets_stand_for_one_value():
+    kept = {}
+    assert fits(["<path>", "<path>"], ["x", "x"], kept)
+    assert kept == {"<path>": "x"}
+    assert not fits("<path>", "y", kept)

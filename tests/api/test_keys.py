@@ -17,7 +17,6 @@ from dvecdb.api import keys as keys_module
 from dvecdb.api.auth import Scope
 from dvecdb.api.keys import KeyStore
 from dvecdb.api.server_directory import find_server_directory, make_server_directory
-from dvecdb.engine.database import Database
 from dvecdb.errors import (
     AuthError,
     Code,
@@ -29,6 +28,7 @@ from dvecdb.errors import (
 )
 from dvecdb.formats import names
 from dvecdb.media.files import OsFiles
+from dvecdb.protection.database import Database
 from dvecdb.testing.clocks import ManualClock
 from dvecdb.testing.crash import Data, Names, crash, enumerate_states
 from dvecdb.testing.disk import MemoryDisk

@@ -9,12 +9,18 @@ from typing import Any
 
 import dvecdb
 from dvecdb import Database, Settings
-from dvecdb.client.aio import AsyncCollection, AsyncDatabase, AsyncDocuments, AsyncSnapshot
+from dvecdb.client.aio import (
+    AsyncCollection,
+    AsyncDatabase,
+    AsyncDocuments,
+    AsyncPreview,
+    AsyncSnapshot,
+)
 from dvecdb.testing.clocks import ManualClock
 from dvecdb.testing.serving import serving
 
 SETTINGS = {"ballast_bytes": 0, "low_water_bytes": 0}
-ASYNC = (AsyncCollection, AsyncDatabase, AsyncDocuments, AsyncSnapshot)
+ASYNC = (AsyncCollection, AsyncDatabase, AsyncDocuments, AsyncPreview, AsyncSnapshot)
 
 
 @dataclass

@@ -180,7 +180,7 @@ def test_a_deadline_that_passes_is_settled_by_the_same_key(connect, path):
     def wrap(app):
         async def slowed(scope, receive, send):
             async def late(message):
-                if scope["path"].endswith("/write") and slow:
+                if scope["path"].endswith(("/write", "/delete")) and slow:
                     slow.clear()
                     await asyncio.sleep(0.6)
                 await send(message)

@@ -14,7 +14,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "clients.md"
 def test_the_examples_do_what_they_show(tmp_path):
     with serving(str(tmp_path / "data"), settings=Settings(**SETTINGS)) as served:
         blocks = [match[2] for match in BLOCK.finditer(PAGE.read_text()) if match[1] == "python"]
-        assert len(blocks) == 5
+        assert len(blocks) == 6
         for text in blocks:
             assert "http://127.0.0.1:3030" in text
             exec(text.replace("http://127.0.0.1:3030", served.url), {"__name__": "page"})

@@ -16,7 +16,8 @@ from __future__ import annotations
 import asyncio
 import uuid
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
 
 import structlog
@@ -27,7 +28,15 @@ from dvecdb.api.context import Answer, Context, Parts
 from dvecdb.api.docs_page import docs_page
 from dvecdb.api.endpoints import ENDPOINTS, Endpoint, Thread
 from dvecdb.api.openapi import describe
-from dvecdb.api.requests import answer_format, headers_of, read_body, read_query, write_options
+from dvecdb.api.recovery_log import log_recovery
+from dvecdb.api.requests import (
+    answer_format,
+    headers_of,
+    read_body,
+    read_query,
+    subject_of,
+    write_options,
+)
 from dvecdb.api.routing import Routes
 from dvecdb.api.status import APPLICATION_CODES, status_of
 from dvecdb.api.threads import Threads
@@ -46,9 +55,10 @@ if TYPE_CHECKING:
     from dvecdb.api.metrics import Metrics
     from dvecdb.api.tasks import Tasks
     from dvecdb.clock import Clock
-    from dvecdb.engine.database import Database
+    from dvecdb.protection.database import Database
 
 
+_ACCEPTED: Final = 202  # a task was started: what it comes to is noted at its end
 _log = structlog.get_logger("dvecdb.api")
 
 
@@ -199,7 +209,10 @@ class Api:
                 guard = self._parts.guard
                 principal = guard.authenticate(headers)
                 scope["state"]["principal"] = principal.name
-                guard.require(principal, endpoint.scope, path.get("collection"))
+                if endpoint.asks_itself:
+                    guard.require_scope(principal, endpoint.scope)
+                else:
+                    guard.require(principal, endpoint.scope, subject_of(path))
         except DvecdbError as error:
             if endpoint.mutates:
                 self._record(endpoint, path, principal, address, request_id, error)
@@ -229,6 +242,7 @@ class Api:
                 context.options = write_options(
                     context.headers, context.principal, context.request_id
                 )
+                context.note = partial(self._note, call)
             request = read_body(endpoint, context.headers, call.body)
             answer = endpoint.operation(context, request)
             reply = self._reply(endpoint, answer, context.form)
@@ -243,11 +257,22 @@ class Api:
             failure = unforeseen(context.request_id)
             reply = error_reply(failure, context.form)
         if endpoint.mutates:
-            self._record(
-                endpoint, context.path, context.principal, call.address, context.request_id,
-                failure, answer=answer, request=request, options=context.options,
-            )  # fmt: skip
+            self._note(call, answer, failure, request)
         return reply
+
+    def _note(
+        self, call: _Call, answer: Answer | None, failure: DvecdbError | None, request: Any = None
+    ) -> None:
+        """Write what a call came to into the audit log, and into the log if it is of recovery."""
+        context = call.context
+        entry = self._record(
+            call.endpoint, context.path, context.principal, call.address, context.request_id,
+            failure, answer=answer, options=context.options,
+            subject=context.subject or getattr(request, "name", None),
+        )  # fmt: skip
+        if failure is None and answer is not None and entry.status != _ACCEPTED:
+            is_trial = any(getattr(item, "dry_run", False) for item in (request, answer.data))
+            log_recovery(entry, context.path, answer.data, dry_run=is_trial)
 
     def _reply(self, endpoint: Endpoint, answer: Answer, form: Format) -> Reply:
         if endpoint.media is not None:
@@ -258,7 +283,8 @@ class Api:
         headers = [(b"content-type", media.encode())]
         if answer.lsn is not None:
             headers.append((b"dvecdb-lsn", str(answer.lsn).encode()))
-        return Reply(answer.status or 200, headers, body)
+        headers += [(name.encode(), value.encode()) for name, value in answer.headers.items()]
+        return Reply(_status(answer), headers, body)
 
     def _error_reply(self, endpoint: Endpoint, error: DvecdbError, form: Format) -> Reply:
         is_plain = self._settings.legacy_errors and endpoint.legacy
@@ -277,10 +303,10 @@ class Api:
         failure: DvecdbError | None,
         *,
         answer: Answer | None = None,
-        request: Any = None,
+        subject: str | None = None,
         options: Mapping[str, Any] | None = None,
-    ) -> None:
-        """Write a line of the audit log."""
+    ) -> AuditEntry:
+        """Write a line of the audit log, and return it."""
         done = answer if failure is None else None
         given = options or {}
         entry = AuditEntry(
@@ -288,10 +314,10 @@ class Api:
             address=address,
             method=endpoint.method,
             operation=endpoint.name,
-            collection=path.get("collection") or getattr(request, "name", None),
+            collection=subject_of(path) or subject,
             rows=done.rows if done is not None else None,
             lsn=done.lsn if done is not None else None,
-            status=200 if failure is None else status_of(failure),
+            status=_status(done) if failure is None else status_of(failure),
             code=None if failure is None else str(failure.code),
             request_id=request_id,
             actor=given.get("actor"),
@@ -299,6 +325,11 @@ class Api:
         )
         is_durable = endpoint.durable_audit and failure is None
         self._parts.audit.record(entry, durable=is_durable)
+        return entry
+
+
+def _status(answer: Answer | None) -> int:
+    return 200 if answer is None or answer.status is None else answer.status
 
 
 def error_reply(error: DvecdbError, form: Format) -> Reply:

@@ -35,7 +35,8 @@ class Scope(StrEnum):
     BACKUP = "backup"
     RESTORE = "restore"
     ADMIN = "admin"
-    """Everything, and what concerns the server: audit log, flush, cancelling tasks."""
+    """Everything, and what concerns the server or destroys: audit log, flush, cancelling tasks,
+    hard-delete, purge, deleting backups, protection."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,16 +103,7 @@ class Guard:
         Raises:
             AuthError: `forbidden`, names the scope and the collection.
         """
-        if not principal.has(scope):
-            have = ", ".join(sorted(principal.scopes)) or "none"
-            raise AuthError(
-                Code.FORBIDDEN,
-                f"this takes the scope {scope!r}; the key {principal.name!r} has {have}. "
-                "Nothing was done; use another key",
-                scope=str(scope),
-                collection=collection,
-                key=principal.name,
-            )
+        self.require_scope(principal, scope, collection)
         if collection is None:
             allowed = principal.is_unrestricted or scope in {Scope.READ, Scope.WRITE}
             what = "the whole server"
@@ -123,6 +115,25 @@ class Guard:
                 Code.FORBIDDEN,
                 f"the key {principal.name!r} does not allow {scope!r} on {what}; it is for the "
                 f"collections {', '.join(principal.patterns) or '(none)'}. Nothing was done",
+                scope=str(scope),
+                collection=collection,
+                key=principal.name,
+            )
+
+    def require_scope(
+        self, principal: Principal, scope: Scope, collection: str | None = None
+    ) -> None:
+        """Refuse unless `principal` has `scope`, wherever; `collection`: for the message.
+
+        Raises:
+            AuthError: `forbidden`, names the scope.
+        """
+        if not principal.has(scope):
+            have = ", ".join(sorted(principal.scopes)) or "none"
+            raise AuthError(
+                Code.FORBIDDEN,
+                f"this takes the scope {scope!r}; the key {principal.name!r} has {have}. "
+                "Nothing was done; use another key",
                 scope=str(scope),
                 collection=collection,
                 key=principal.name,

@@ -11,15 +11,17 @@ from dvecdb.wire.bodies import pairs
 from dvecdb.wire.codec import Format
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from dvecdb.api.audit import Audit
     from dvecdb.api.auth import Guard, Principal
     from dvecdb.api.metrics import Metrics
     from dvecdb.api.tasks import Tasks
     from dvecdb.clock import Clock
-    from dvecdb.engine.collection import Collection
-    from dvecdb.engine.database import Database
+    from dvecdb.engine.collection import Collection as EngineCollection
+    from dvecdb.errors import DvecdbError
+    from dvecdb.protection.collection import Collection
+    from dvecdb.protection.database import Database
     from dvecdb.records import WriteOptions
     from dvecdb.wire.bodies import DocumentValue
 
@@ -60,6 +62,12 @@ class Context:
     """How the answer will be written."""
     options: WriteOptions = field(default_factory=dict)  # type: ignore[assignment]
     """Idempotency key, actor, reason, condition and request id of a write."""
+    opened: EngineCollection | None = None
+    """What is read in place of the collection of the path: a trash entry or a backup."""
+    subject: str | None = None
+    """For the audit log: which collection it is about, where the path does not say."""
+    note: Callable[[Answer | None, DvecdbError | None], None] = lambda _, __: None
+    """Writes a line of the audit log: for work that goes on after the answer."""
 
     @property
     def database(self) -> Database:
@@ -77,13 +85,21 @@ class Context:
         """
         return self.parts.database.collection(check_name(self.path["collection"]))
 
-    def conditions(self, expect: list[DocumentValue], if_lsn: int | None = None) -> WriteOptions:
+    @property
+    def readable(self) -> EngineCollection:
+        """What a read is of: the collection of the path, or what was opened in its place."""
+        return self.collection if self.opened is None else self.opened
+
+    def conditions(
+        self, expect: list[DocumentValue], if_lsn: int | None = None, *, confirm: bool = False
+    ) -> WriteOptions:
         """Return the options of a write with the conditions that its body sets.
 
         Raises:
             InvalidRequestError: `invalid-argument`, the header has another `if_lsn`.
         """
         options: WriteOptions = {**self.options, "expect": pairs(expect, "expect")}
+        options["confirm"] = confirm
         if if_lsn is not None:
             if options.get("if_lsn", if_lsn) != if_lsn:
                 raise InvalidRequestError(
@@ -105,8 +121,9 @@ class Answer:
     """What an operation came to.
 
     data: what `wire.codec.encode` takes, or the bytes of the whole answer where the endpoint has a
-    media type of its own; lsn: of the commit; rows: written or deleted, for the audit log; status
-    and media: if they are not the endpoint's.
+    media type of its own; lsn: of the commit, or of the state it is about; rows: written or
+    deleted, for the audit log; status and media: if they are not the endpoint's; headers: besides
+    those of every answer, names in lower case.
     """
 
     data: Any
@@ -114,3 +131,4 @@ class Answer:
     rows: int | None = None
     status: int | None = None
     media: str | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)

@@ -10,11 +10,22 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any, Final
 
 from dvecdb.api.auth import Scope
-from dvecdb.api.operations import collections, pages, points, records, server, vectors
+from dvecdb.api.operations import (
+    collections,
+    pages,
+    points,
+    records,
+    recovery,
+    server,
+    stored,
+    vectors,
+)
+from dvecdb.records import Backup, Restored, TrashEntry, Undone
 from dvecdb.wire import bodies, legacy
+from dvecdb.wire import recovery as messages
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from dvecdb.api.context import Answer, Context
 
@@ -38,7 +49,9 @@ class Endpoint:
     answer where it is not enveloped; accepted: type of `data` with status 202; octets: field of
     the request that a body of bare float32 fills; media: of the answer, if it is not a message;
     mutates: it changes something, so it is audited; durable_audit: answered after the audit log
-    is synced; unready: 503 has the same answer, not an error; legacy: kept from before.
+    is synced; unready: 503 has the same answer, not an error; legacy: kept from before;
+    asks_itself: the body names collections, so the operation asks whether the key is for them;
+    headers: of the answer, besides those of every answer, with what they say.
     """
 
     method: str
@@ -56,6 +69,8 @@ class Endpoint:
     accepted: Any = None
     octets: str | None = None
     media: str | None = None
+    asks_itself: bool = False
+    headers: Mapping[str, str] = field(default_factory=dict)
     thread: Thread = Thread.READ
     segments: tuple[str, ...] = field(init=False)
 
@@ -175,6 +190,10 @@ _RECORD_ROWS: Final = (
         request=bodies.WriteRequest, **_WRITE,
     ),
     _own(
+        "POST", f"{_ONE}/vectors/delete", records.delete_records, messages.DeleteAnswer,
+        request=messages.DeleteRequest, **_WRITE,
+    ),
+    _own(
         "POST", f"{_ONE}/vectors/metadata", records.update_metadata, bodies.MetadataAnswer,
         request=bodies.MetadataRequest, **_WRITE,
     ),
@@ -206,6 +225,117 @@ _RECORD_ROWS: Final = (
         bodies.DocumentAnswer, query=bodies.AsOfQuery, **_READ,
     ),
 )  # fmt: skip
+
+_CHANGE: Final = {"mutates": True, "thread": Thread.WRITE}
+_RESTORE: Final = {"scope": Scope.RESTORE, "durable_audit": True, **_CHANGE}
+_BACKUP: Final = {"scope": Scope.BACKUP, **_CHANGE}
+_ADMIN: Final = {"scope": Scope.ADMIN, **_CHANGE}
+_DESTROY: Final = {"durable_audit": True, **_ADMIN}
+_TASK: Final = {"accepted": bodies.TaskStarted}
+_RESTORED: Final = {
+    "Dvecdb-Source": "Name of the entry or backup that it was made of, percent-encoded",
+    "Dvecdb-Rows": "Records in it",
+    "Dvecdb-Rows-Rewritten": "Rows that had to be written again",
+    "Dvecdb-Copied-Bytes": "Bytes that were copied; 0: the files are shared",
+}
+_LEFT: Final = {
+    "Dvecdb-Backups": "Names of the newest backups that are still there; missing: none is",
+    "Dvecdb-Freed-Bytes": "Space that was freed",
+}
+
+_LEGACY_RECOVERY_ROWS: Final = (
+    _legacy(
+        "GET", "/collections/deleted", stored.list_deleted, list[messages.DeletedCollection],
+        **_READ,
+    ),
+    _legacy(
+        "POST", "/collections/restore", recovery.restore_collection, legacy.NamedMessage,
+        request=messages.RestoreRequest, asks_itself=True, headers=_RESTORED, **_TASK, **_RESTORE,
+    ),
+    _legacy(
+        "POST", "/collections/cleanup", recovery.clean_up, list[str],
+        request=messages.CleanupRequest, asks_itself=True, **_DESTROY,
+    ),
+    _legacy(
+        "POST", f"{_ONE}/backup", recovery.back_up, messages.BackupMade,
+        request=messages.BackupRequest, **_TASK, **_BACKUP,
+    ),
+    _legacy(
+        "DELETE", f"{_ONE}/hard-delete", recovery.hard_delete, legacy.NamedMessage,
+        query=messages.HardDeleteQuery, headers=_LEFT, **_DESTROY,
+    ),
+    _legacy(
+        "POST", f"{_ONE}/snapshots", recovery.make_snapshot, messages.SnapshotMade, **_BACKUP
+    ),
+    _legacy(
+        "GET", f"{_ONE}/snapshots", stored.list_snapshots, list[messages.SnapshotInfo], **_READ
+    ),
+    _legacy(
+        "GET", f"{_ONE}/snapshots/{{snapshot}}", stored.read_snapshot, messages.SnapshotInfo,
+        **_READ,
+    ),
+    _legacy(
+        "DELETE", f"{_ONE}/snapshots/{{snapshot}}", stored.delete_snapshot, legacy.NamedMessage,
+        **_DESTROY,
+    ),
+)  # fmt: skip
+
+_RECOVERY_ROWS: Final = (
+    _own("GET", "/trash", stored.list_trash, messages.TrashAnswer, **_READ),
+    _own("GET", "/trash/{entry}", stored.read_trash_entry, TrashEntry, **_READ),
+    _own("DELETE", "/trash/{entry}", stored.purge_trash_entry, bodies.Done, **_DESTROY),
+    _own("GET", "/backups", stored.list_backups, messages.BackupsAnswer, **_READ),
+    _own("GET", "/backups/{backup}", stored.read_backup, Backup, **_READ),
+    _own("DELETE", "/backups/{backup}", recovery.delete_backup, bodies.Done, **_DESTROY),
+    _own(
+        "POST", "/backups/{backup}/verify", recovery.verify_backup, bodies.VerifyAnswer,
+        request=bodies.VerifyRequest, scope=Scope.READ, thread=Thread.WRITE, **_TASK,
+    ),
+    _own(
+        "GET", f"{_ONE}/backups", stored.list_collection_backups, messages.BackupsAnswer, **_READ
+    ),
+    _own("GET", f"{_ONE}/protect", recovery.read_protection, messages.Protection, **_READ),
+    _own(
+        "POST", f"{_ONE}/protect", recovery.protect, messages.Protection,
+        request=messages.ProtectRequest, **_ADMIN,
+    ),
+    _own(
+        "POST", f"{_ONE}/undo", recovery.undo, Undone,
+        request=messages.UndoRequest, **_TASK, **_RESTORE,
+    ),
+    _own(
+        "POST", f"{_ONE}/clone", recovery.clone_collection, Restored,
+        request=messages.CloneRequest, **_TASK, **_RESTORE,
+    ),
+    _own("GET", f"{_ONE}/tags", recovery.list_tags, messages.TagsAnswer, **_READ),
+    _own(
+        "POST", f"{_ONE}/tags", recovery.set_tag, messages.Tag,
+        request=messages.TagRequest, **_WRITE,
+    ),
+    _own("DELETE", f"{_ONE}/tags/{{tag}}", recovery.remove_tag, bodies.Done, **_WRITE),
+    _own("GET", f"{_ONE}/config", recovery.read_config, messages.ConfigAnswer, **_READ),
+    _own(
+        "PUT", f"{_ONE}/config", recovery.configure, messages.ConfigAnswer,
+        request=messages.ConfigRequest, **_ADMIN,
+    ),
+    _own("POST", "/clock/trust", recovery.trust_clock, bodies.Done, **_ADMIN),
+)  # fmt: skip
+
+
+def _reads(path: str, inside: Callable[[Operation], Operation]) -> tuple[Endpoint, ...]:
+    """Return the reads of a collection, of what `inside` opens at `path`."""
+    return tuple(
+        _own(row.method, path + row.path.removeprefix(_ONE).removeprefix("/vectors"),
+             inside(row.operation), row.answer, request=row.request, query=row.query, **_READ)
+        for row in _RECORD_ROWS
+        if row.scope is Scope.READ
+    )  # fmt: skip
+
+
+_PREVIEW_ROWS: Final = (
+    *_reads("/trash/{entry}", stored.inside_trash),
+    *_reads("/backups/{backup}", stored.inside_backup),
+)
 
 _SERVER_ROWS: Final = (
     _own("GET", "/findings", server.findings, bodies.FindingsAnswer, **_READ),
@@ -246,6 +376,9 @@ ENDPOINTS: Final = (
     *_VECTOR_ROWS,
     *_POINT_ROWS,
     *_RECORD_ROWS,
+    *_LEGACY_RECOVERY_ROWS,
+    *_RECOVERY_ROWS,
+    *_PREVIEW_ROWS,
     *_SERVER_ROWS,
     *_PAGE_ROWS,
 )

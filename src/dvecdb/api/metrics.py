@@ -1,7 +1,7 @@
 """Prometheus metrics of one server. Names: `telemetry`; labels are few and never taken from a path.
 
 Requests are counted as they are answered. Everything else is read when somebody scrapes: a few
-attributes of each collection and one question to the file system.
+attributes of each collection, one question to the file system, and what lies in trash and backups.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from prometheus_client.metrics_core import (
 )
 
 from dvecdb import telemetry
+from dvecdb.api.recovery_metrics import OTHERS, recovery_families
 from dvecdb.clock import SystemClock
 from dvecdb.errors import DvecdbError
 from dvecdb.media.files import OsFiles
@@ -32,8 +33,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from dvecdb.clock import Clock
-    from dvecdb.engine.database import Database
     from dvecdb.media.files import Files
+    from dvecdb.protection.database import Database
     from dvecdb.records import CollectionStats
 
     Reading = float | Mapping[str, float]
@@ -45,7 +46,6 @@ BUCKETS: Final = (
 COLLECTIONS_MAX: Final = 1_000
 """Collections with series of their own; the rest are added up under the label `(others)`."""
 
-_OTHERS: Final = "(others)"
 _NANOSECONDS: Final = 1_000_000_000
 
 _log = structlog.get_logger("dvecdb.api")
@@ -121,7 +121,7 @@ class Metrics:
         self._watched.append(_Watched(name, text, read, label))
 
     def render(self, database: Database) -> bytes:
-        """Return the Prometheus text. Milliseconds and no file but one `statvfs`; any thread."""
+        """Return the Prometheus text. Milliseconds; it looks into trash and backups. Any thread."""
         registry = CollectorRegistry(auto_describe=False)
         registry.register(_Scrape(self, database))
         return generate_latest(registry)
@@ -167,6 +167,7 @@ class Metrics:
 
     def _database_families(self, database: Database) -> Iterator[Metric]:
         stats = list(_stats(database))
+        yield from recovery_families(database, stats, self._clock.wall_ns(), COLLECTIONS_MAX)
         yield _gauge(telemetry.COLLECTIONS, "Collections that are served.", len(stats))
         for name, text, read in _FIGURES:
             kind = CounterMetricFamily if name.endswith("_total") else GaugeMetricFamily
@@ -247,7 +248,7 @@ def _by_collection(
 ) -> dict[str, float]:
     values = {item.name: read(item) for item in stats[:COLLECTIONS_MAX]}
     if len(stats) > COLLECTIONS_MAX:
-        values[_OTHERS] = sum(read(item) for item in stats[COLLECTIONS_MAX:])
+        values[OTHERS] = sum(read(item) for item in stats[COLLECTIONS_MAX:])
     return values
 
 

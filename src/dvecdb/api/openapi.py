@@ -48,7 +48,21 @@ _PATH_PARAMETERS: Final[dict[str, tuple[Document, str]]] = {
     "namespace": ({"type": "string", "minLength": 1}, "Namespace of documents"),
     "key": ({"type": "string", "minLength": 1}, "Key of a document"),
     "task": ({"type": "string", "minLength": 1}, "Id of a task"),
+    "entry": (
+        {"type": "string", "minLength": 1},
+        "Name of a trash entry, NAME_YYYYMMDD_HHMMSS; for reads also its path",
+    ),
+    "backup": (
+        {"type": "string", "minLength": 1},
+        "Name of a backup, NAME_YYYYMMDD_HHMMSS; for reads also its path",
+    ),
+    "snapshot": ({"type": "string", "minLength": 1}, "Name of a backup"),
+    "tag": ({"type": "string", "minLength": 1}, "Name of a tag"),
 }
+_RECOVERY: Final = frozenset(
+    {"trash", "backups", "deleted", "restore", "cleanup", "backup", "hard-delete", "snapshots",
+     "protect", "undo", "clone", "tags", "config", "clock"}
+)  # fmt: skip
 _MSGPACK_NOTE: Final = (
     "The same in MessagePack, which may also be asked for with `Accept: application/msgpack`. "
     "Vectors are bytes of little-endian float32."
@@ -96,7 +110,9 @@ def statuses(endpoint: Endpoint) -> list[int]:
     if endpoint.request is not None:
         found |= {400, 408, 413, 415, WRONG_TYPE}
     if endpoint.mutates:
-        found |= {400, 409, 507}
+        found |= {400, 404, 409, 507}
+    if {"entry", "backup"}.intersection(endpoint.parameters):
+        found.add(409)
     return sorted(found)
 
 
@@ -156,6 +172,8 @@ def _tag(endpoint: Endpoint) -> str:
     words = [part for part in endpoint.segments if not part.startswith("{")]
     if words[0] in {"health", "ready"}:
         return "health"
+    if _RECOVERY.intersection(words):
+        return "recovery"
     if words[0] == "collections" and len(words) > 1 and words[1] in {"vectors", "points"}:
         return words[1]
     if words[-1] in {"search", "query", "write", "scroll", "count", "documents"}:
@@ -196,13 +214,16 @@ def _answers(endpoint: Endpoint, schema_of: Document, *, legacy_errors: bool) ->
         if legacy_errors and endpoint.legacy:
             schema = {"anyOf": [schema, {"$ref": _REFERENCE.format(name="LegacyErrorBody")}]}
     answers: Document = {"200": _message("OK", schema)}
+    headers: Document = {
+        name: {"description": text, "schema": _TEXT} for name, text in endpoint.headers.items()
+    }
     if endpoint.mutates:
-        answers["200"]["headers"] = {
-            "Dvecdb-LSN": {
-                "description": "LSN of the commit; not there if nothing was written",
-                "schema": {"type": "integer"},
-            }
+        headers["Dvecdb-LSN"] = {
+            "description": "LSN of the commit, or of the state it is about, if there is one",
+            "schema": {"type": "integer"},
         }
+    if headers:
+        answers["200"]["headers"] = headers
     if endpoint.accepted is not None:
         started = _envelope(schema_of[repr(endpoint.accepted)])
         answers["202"] = _message("A task does it", started)

@@ -9,6 +9,7 @@ from urllib.parse import parse_qsl, unquote_to_bytes
 import msgspec
 
 from dvecdb.errors import Code, InvalidRequestError
+from dvecdb.formats.names import parse_stamped_name
 from dvecdb.wire.bodies import Nothing
 from dvecdb.wire.codec import Format, convert, decode
 
@@ -39,8 +40,26 @@ def answer_format(headers: Mapping[str, str]) -> Format:
     return Format.MSGPACK if "msgpack" in headers.get("accept", "") else Format.JSON
 
 
+def original_name(path: str) -> str:
+    """Return the collection that a trash entry or backup is of, by its name or path.
+
+    What is no such name is returned as it is: nothing but the engine's refusal comes of it.
+    """
+    last = path.rstrip("/").rpartition("/")[2]
+    found = parse_stamped_name(last)
+    return last if found is None else found[0]
+
+
+def subject_of(path: Mapping[str, str]) -> str | None:
+    """Return which collection the parameters of a path are about, None if about none."""
+    entry = path.get("entry", path.get("backup"))
+    return path.get("collection") if entry is None else original_name(entry)
+
+
 def read_body(endpoint: Endpoint, headers: Mapping[str, str], body: bytes) -> Any:
     """Return the request of a body, None if the endpoint has none.
+
+    No body at all is a request that sets nothing, if it may be one.
 
     Raises:
         InvalidRequestError: `unsupported-media-type`, `invalid-body`, `unknown-field`.
@@ -49,7 +68,8 @@ def read_body(endpoint: Endpoint, headers: Mapping[str, str], body: bytes) -> An
     if kind is None:
         return None
     content_type = headers.get("content-type", "")
-    if not body and not content_type and not _required(kind):
+    is_optional = endpoint.octets is None and not _required(kind)
+    if not body and (is_optional or not (content_type or _required(kind))):
         return kind()
     media = content_type.partition(";")[0].strip().lower()
     form = _FORMATS.get(media)

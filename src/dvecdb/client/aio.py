@@ -8,7 +8,7 @@ from collections.abc import Generator
 from functools import update_wrapper
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Self, TypeVar
 
-from dvecdb.client import requests
+from dvecdb.client import recovery_requests, requests
 from dvecdb.client.address import (
     CONNECT_TIMEOUT_SECONDS,
     CONNECTIONS_MAX,
@@ -18,7 +18,7 @@ from dvecdb.client.address import (
 )
 from dvecdb.client.attempts import ATTEMPTS_MAX, Call, Terms, Wait, play
 from dvecdb.client.collection import left
-from dvecdb.client.connection import closed
+from dvecdb.client.connection import closed, named
 from dvecdb.client.exchange import ExchangeError, fixed_headers, request_head
 from dvecdb.client.streams import StreamPool
 from dvecdb.errors import Code, NotFoundError
@@ -43,7 +43,6 @@ if TYPE_CHECKING:
         Page,
         Record,
         Schema,
-        VerifyReport,
     )
 
 P = ParamSpec("P")
@@ -118,6 +117,18 @@ class AsyncConnection:
         await self._pool.close()
 
 
+def _server_method(
+    build: Callable[P, Call[T] | Plan[T]],
+) -> Callable[Concatenate[AsyncDatabase, P], Awaitable[T]]:
+    """Return the method that sends what `build` makes of its arguments."""
+
+    async def method(self: AsyncDatabase, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return await self.send(build(*args, **kwargs))
+
+    named(method, build)
+    return method
+
+
 class AsyncDatabase:
     """A server's data directory, for asyncio: `dvecdb.Database` with awaited calls.
 
@@ -170,6 +181,25 @@ class AsyncDatabase:
         """Move a collection to the trash. Durable on return. Raises as `RemoteDatabase`."""
         await self._connection.send(requests.delete_collection(name, actor=actor, reason=reason))
 
+    trash = _server_method(recovery_requests.trash)
+    backups = _server_method(recovery_requests.backups)
+    restore = _server_method(recovery_requests.restore)
+    verify_backup = _server_method(recovery_requests.verify_backup)
+    delete_backup = _server_method(recovery_requests.delete_backup)
+    hard_delete = _server_method(recovery_requests.hard_delete)
+    purge = _server_method(recovery_requests.purge)
+    trust_clock = _server_method(recovery_requests.trust_clock)
+
+    async def preview(self, path: str) -> AsyncPreview:
+        """Open a trash entry or backup for reading, as it is. Raises as `restore`."""
+        return AsyncPreview(self._connection, await self.send(recovery_requests.preview(path)))
+
+    async def send(self, wanted: Call[T] | Plan[T]) -> T:
+        """Return the result of a call or plan."""
+        if isinstance(wanted, Generator):
+            return await self._connection.follow(wanted)
+        return await self._connection.send(wanted)
+
     async def findings(self) -> list[Finding]:
         """Return everything damaged or doubtful in the server's data directory."""
         return await self._connection.send(requests.all_findings())
@@ -180,19 +210,19 @@ class AsyncDatabase:
 
 
 def _method(
-    build: Callable[Concatenate[Target, P], Call[T]],
-) -> Callable[Concatenate[AsyncCollection, P], Awaitable[T]]:
+    build: Callable[Concatenate[Target, P], Call[T] | Plan[T]],
+) -> Callable[Concatenate[AsyncReader, P], Awaitable[T]]:
     """Return the method that sends what `build` makes of its arguments."""
 
-    async def method(self: AsyncCollection, /, *args: P.args, **kwargs: P.kwargs) -> T:
+    async def method(self: AsyncReader, /, *args: P.args, **kwargs: P.kwargs) -> T:
         return await self.send(build(self.target, *args, **kwargs))
 
     update_wrapper(method, build)
     return method
 
 
-class AsyncCollection:
-    """A collection of a server, for asyncio. See `RemoteCollection`."""
+class AsyncReader:
+    """What can be read of a collection, trash entry or backup of a server."""
 
     def __init__(self, connection: AsyncConnection, target: Target) -> None:
         self._connection = connection
@@ -209,25 +239,12 @@ class AsyncCollection:
         """Dimension, metric and vector type."""
         return self.target.schema
 
-    upsert = _method(requests.upsert)
-    insert = _method(requests.insert)
-    delete = _method(requests.delete)
-    update_metadata = _method(requests.update_metadata)
-    write = _method(requests.write)
-
     get = _method(requests.get)
     search = _method(requests.search)
     scroll = _method(requests.scroll)
     count = _method(requests.count)
     history = _method(requests.history)
-
     stats = _method(requests.stats)
-    findings = _method(requests.findings)
-    flush = _method(requests.flush)
-
-    async def verify(self) -> VerifyReport:
-        """Read and check every stored byte that counts; damage becomes findings."""
-        return await self.send(requests.verify(self.target))
 
     async def snapshot(self, *, as_of: AsOf | None = None) -> AsyncSnapshot:
         """Return a consistent read view: of now, of an LSN, or of an aware datetime."""
@@ -253,10 +270,54 @@ class AsyncCollection:
             raise
 
 
+class AsyncCollection(AsyncReader):
+    """A collection of a server, for asyncio. See `RemoteCollection`."""
+
+    upsert = _method(requests.upsert)
+    insert = _method(requests.insert)
+    delete = _method(recovery_requests.delete)
+    update_metadata = _method(requests.update_metadata)
+    write = _method(requests.write)
+
+    undo = _method(recovery_requests.undo)
+    clone = _method(recovery_requests.clone)
+    backup = _method(recovery_requests.backup)
+    backups = _method(recovery_requests.backups_of)
+    protect = _method(recovery_requests.protect)
+    is_protected = _method(recovery_requests.is_protected)
+    tag = _method(recovery_requests.tag)
+    untag = _method(recovery_requests.untag)
+    tags = _method(recovery_requests.tags)
+    configure = _method(recovery_requests.configure)
+
+    findings = _method(requests.findings)
+    flush = _method(requests.flush)
+    verify = _method(requests.verify)
+
+
+class AsyncPreview(AsyncReader):
+    """A trash entry or backup of a server: a collection that can only be read."""
+
+    async def __aenter__(self) -> Self:
+        """Return the preview."""
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Nothing to release: the server opens it for each call."""
+
+    async def close(self) -> None:
+        """Nothing to release."""
+
+
 class AsyncDocuments:
     """The versioned JSON documents of a collection."""
 
-    def __init__(self, collection: AsyncCollection) -> None:
+    def __init__(self, collection: AsyncReader) -> None:
         self._collection = collection
 
     async def get(self, namespace: str, key: str, *, as_of: AsOf | None = None) -> Json:
@@ -273,7 +334,7 @@ class AsyncDocuments:
 class AsyncSnapshot:
     """A consistent read view of a collection: its state at one LSN."""
 
-    def __init__(self, collection: AsyncCollection, lsn: Lsn) -> None:
+    def __init__(self, collection: AsyncReader, lsn: Lsn) -> None:
         self._collection = collection
         self.lsn = lsn
 

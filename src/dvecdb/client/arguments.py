@@ -183,13 +183,13 @@ def text(what: str, value: object, length_max: int) -> str:
     return value
 
 
-def segment(what: str, value: object) -> str:
+def segment(what: str, value: object, length_max: int = KEY_LENGTH_MAX) -> str:
     """Return text as one part of a path: what is special in a URL is encoded, dots included.
 
     Raises:
         InvalidRequestError: `invalid-argument`.
     """
-    return quote(text(what, value, KEY_LENGTH_MAX), safe="").replace(".", "%2E")
+    return quote(text(what, value, length_max), safe="").replace(".", "%2E")
 
 
 def lsn(if_lsn: object) -> int | None:

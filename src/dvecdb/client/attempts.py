@@ -58,8 +58,9 @@ class Call(Generic[T]):
     """One request, and how to read its answer.
 
     path: of the URL, encoded, with its query; headers: values are plain ASCII; parse: from the body
-    of an answer with a status below 300; key: the idempotency key in `headers`. Without one a
-    `KEYED` call is given one, if it may be repeated at all.
+    of an answer with a status below 300; notes: changes that result by the headers of the answer;
+    key: the idempotency key in `headers`. Without one a `KEYED` call is given one, if it may be
+    repeated at all.
     """
 
     method: str
@@ -69,6 +70,7 @@ class Call(Generic[T]):
     parse: Callable[[bytes], T]
     repeat: Repeat = Repeat.READ
     key: str | None = None
+    notes: Callable[[T, Mapping[str, str]], T] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +152,8 @@ def _wait_seconds(attempt: int, retry_after: float, draw: UUID) -> float:
 
 def _result(call: Call[T], answer: Answer, terms: Terms) -> T:
     try:
-        return call.parse(answer.body)
+        result = call.parse(answer.body)
+        return result if call.notes is None else call.notes(result, answer.headers)
     except (msgspec.MsgspecError, DvecdbError, ValueError, TypeError, KeyError) as error:
         done = "" if call.repeat is Repeat.READ else " The request itself was done."
         raise ServerError(

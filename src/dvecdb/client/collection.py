@@ -6,7 +6,7 @@ from collections.abc import Generator
 from functools import update_wrapper
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Self, TypeVar
 
-from dvecdb.client import requests
+from dvecdb.client import recovery_requests, requests
 from dvecdb.errors import Code, HandleError, NotFoundError
 
 if TYPE_CHECKING:
@@ -16,18 +16,18 @@ if TYPE_CHECKING:
     from dvecdb.client.attempts import Call
     from dvecdb.client.connection import Connection
     from dvecdb.client.requests import Plan, Target
-    from dvecdb.records import AsOf, Hits, Json, Lsn, OnDamage, Page, Record, Schema, VerifyReport
+    from dvecdb.records import AsOf, Hits, Json, Lsn, OnDamage, Page, Record, Schema
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 
 def _method(
-    build: Callable[Concatenate[Target, P], Call[T]],
-) -> Callable[Concatenate[RemoteCollection, P], T]:
+    build: Callable[Concatenate[Target, P], Call[T] | Plan[T]],
+) -> Callable[Concatenate[RemoteReader, P], T]:
     """Return the method that sends what `build` makes of its arguments."""
 
-    def method(self: RemoteCollection, /, *args: P.args, **kwargs: P.kwargs) -> T:
+    def method(self: RemoteReader, /, *args: P.args, **kwargs: P.kwargs) -> T:
         return self.send(build(self.target, *args, **kwargs))
 
     update_wrapper(method, build)
@@ -43,15 +43,8 @@ def left(target: Target, error: NotFoundError) -> HandleError:
     )
 
 
-class RemoteCollection:
-    """A collection of a server. Safe to use from any number of threads.
-
-    Every write returns a `Commit` and is durable then. Every write may carry `if_lsn` (refused if
-    any id it touches was changed after that LSN), `expect` (documents that must have these values),
-    `idempotency_key` (the same call again answers the same and writes nothing; one is made if none
-    is given), and `actor`, `reason` and `request_id` for the commit note. The handle goes by the
-    name: after the collection was deleted and made again, it is the new one.
-    """
+class RemoteReader:
+    """What can be read of a collection, trash entry or backup of a server."""
 
     def __init__(self, connection: Connection, target: Target) -> None:
         self._connection = connection
@@ -68,28 +61,12 @@ class RemoteCollection:
         """Dimension, metric and vector type."""
         return self.target.schema
 
-    upsert = _method(requests.upsert)
-    insert = _method(requests.insert)
-    delete = _method(requests.delete)
-    update_metadata = _method(requests.update_metadata)
-    write = _method(requests.write)
-
     get = _method(requests.get)
     search = _method(requests.search)
     scroll = _method(requests.scroll)
     count = _method(requests.count)
     history = _method(requests.history)
-
     stats = _method(requests.stats)
-    findings = _method(requests.findings)
-    flush = _method(requests.flush)
-
-    def verify(self) -> VerifyReport:
-        """Read and check every stored byte that counts; damage becomes findings.
-
-        The server does it as a task: this waits for its end, however long that takes.
-        """
-        return self.send(requests.verify(self.target))
 
     def snapshot(self, *, as_of: AsOf | None = None) -> RemoteSnapshot:
         """Return a consistent read view: of now, of an LSN, or of an aware datetime.
@@ -115,10 +92,62 @@ class RemoteCollection:
             raise
 
 
+class RemoteCollection(RemoteReader):
+    """A collection of a server. Safe to use from any number of threads.
+
+    Every write returns a `Commit` and is durable then. Every write may carry `if_lsn` (refused if
+    any id it touches was changed after that LSN), `expect` (documents that must have these values),
+    `idempotency_key` (the same call again answers the same and writes nothing; one is made if none
+    is given), and `actor`, `reason` and `request_id` for the commit note; a deletion of most of the
+    rows needs `confirm`. The handle goes by the
+    name: after the collection was deleted and made again, it is the new one.
+    """
+
+    upsert = _method(requests.upsert)
+    insert = _method(requests.insert)
+    delete = _method(recovery_requests.delete)
+    update_metadata = _method(requests.update_metadata)
+    write = _method(requests.write)
+
+    undo = _method(recovery_requests.undo)
+    clone = _method(recovery_requests.clone)
+    backup = _method(recovery_requests.backup)
+    backups = _method(recovery_requests.backups_of)
+    protect = _method(recovery_requests.protect)
+    is_protected = _method(recovery_requests.is_protected)
+    tag = _method(recovery_requests.tag)
+    untag = _method(recovery_requests.untag)
+    tags = _method(recovery_requests.tags)
+    configure = _method(recovery_requests.configure)
+
+    findings = _method(requests.findings)
+    flush = _method(requests.flush)
+    verify = _method(requests.verify)
+
+
+class RemotePreview(RemoteReader):
+    """A trash entry or backup of a server: a collection that can only be read."""
+
+    def __enter__(self) -> Self:
+        """Return the preview."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Nothing to release: the server opens it for each call."""
+
+    def close(self) -> None:
+        """Nothing to release."""
+
+
 class RemoteDocuments:
     """The versioned JSON documents of a collection: job cursors, tags and the like."""
 
-    def __init__(self, collection: RemoteCollection) -> None:
+    def __init__(self, collection: RemoteReader) -> None:
         self._collection = collection
 
     def get(self, namespace: str, key: str, *, as_of: AsOf | None = None) -> Json:
@@ -135,7 +164,7 @@ class RemoteDocuments:
 class RemoteSnapshot:
     """A consistent read view of a collection: its state at one LSN."""
 
-    def __init__(self, collection: RemoteCollection, lsn: Lsn) -> None:
+    def __init__(self, collection: RemoteReader, lsn: Lsn) -> None:
         self._collection = collection
         self.lsn = lsn
 

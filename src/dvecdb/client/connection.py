@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 import uuid
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from collections.abc import Generator
+from functools import update_wrapper
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Self, TypeVar
 
 from dvecdb import clock
-from dvecdb.client import requests
+from dvecdb.client import recovery_requests, requests
 from dvecdb.client.address import (
     CONNECT_TIMEOUT_SECONDS,
     CONNECTIONS_MAX,
@@ -15,7 +18,7 @@ from dvecdb.client.address import (
     parse_address,
 )
 from dvecdb.client.attempts import ATTEMPTS_MAX, Call, Terms, Wait, play
-from dvecdb.client.collection import RemoteCollection
+from dvecdb.client.collection import RemoteCollection, RemotePreview
 from dvecdb.client.exchange import ExchangeError, fixed_headers, request_head
 from dvecdb.client.sockets import SocketPool
 from dvecdb.errors import Code, HandleError
@@ -32,6 +35,7 @@ if TYPE_CHECKING:
     from dvecdb.client.requests import Plan
     from dvecdb.records import Finding
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 
@@ -108,6 +112,28 @@ def closed() -> HandleError:
     return HandleError(Code.HANDLE_CLOSED, "this client is closed; connect again")
 
 
+def named(method: Callable[..., Any], build: Callable[..., Any]) -> None:
+    """Give a method the name, text and parameters of what builds its calls."""
+    update_wrapper(method, build)
+    del method.__wrapped__  # type: ignore[attr-defined]  # or its first parameter counts as self
+    whole = inspect.signature(build)
+    itself = inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY)
+    parameters = [itself, *whole.parameters.values()]
+    method.__signature__ = whole.replace(parameters=parameters)  # type: ignore[attr-defined]
+
+
+def _method(
+    build: Callable[P, Call[T] | Plan[T]],
+) -> Callable[Concatenate[RemoteDatabase, P], T]:
+    """Return the method that sends what `build` makes of its arguments."""
+
+    def method(self: RemoteDatabase, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return self.send(build(*args, **kwargs))
+
+    named(method, build)
+    return method
+
+
 class RemoteDatabase:
     """A server's data directory. Safe to use from any number of threads, and after a fork.
 
@@ -172,8 +198,31 @@ class RemoteDatabase:
 
         Raises:
             NotFoundError: `collection-not-found`.
+            ConflictError: `collection-protected`.
         """
         self._connection.send(requests.delete_collection(name, actor=actor, reason=reason))
+
+    trash = _method(recovery_requests.trash)
+    backups = _method(recovery_requests.backups)
+    restore = _method(recovery_requests.restore)
+    verify_backup = _method(recovery_requests.verify_backup)
+    delete_backup = _method(recovery_requests.delete_backup)
+    hard_delete = _method(recovery_requests.hard_delete)
+    purge = _method(recovery_requests.purge)
+    trust_clock = _method(recovery_requests.trust_clock)
+
+    def preview(self, path: str) -> RemotePreview:
+        """Open a trash entry or backup for reading, as it is; nothing is changed.
+
+        Raises: as `restore`.
+        """
+        return RemotePreview(self._connection, self.send(recovery_requests.preview(path)))
+
+    def send(self, wanted: Call[T] | Plan[T]) -> T:
+        """Return the result of a call or plan."""
+        if isinstance(wanted, Generator):
+            return self._connection.follow(wanted)
+        return self._connection.send(wanted)
 
     def findings(self) -> list[Finding]:
         """Return everything damaged or doubtful in the server's data directory."""

@@ -13,7 +13,7 @@ from dvecdb.client.attempts import Call, Repeat
 from dvecdb.wire.codec import Format, encode
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable
+    from collections.abc import Callable, Hashable, Mapping
 
     from dvecdb.records import Options
 
@@ -61,16 +61,25 @@ def ask(path: str, request: object, kind: type[A], finish: Callable[[A], T]) -> 
     return Call("POST", path, BODY_HEADERS, body, _parser(kind, finish))
 
 
+def send(
+    method: str,
+    path: str,
+    request: object,
+    headers: Mapping[str, str],
+    kind: type[A],
+    repeat: Repeat,
+    *,
+    finish: Callable[[A], T] = lambda answer: answer,  # type: ignore[assignment, return-value]
+    key: str | None = None,
+) -> Call[T]:
+    """Return a call with a body that changes something. key: the idempotency key in `headers`."""
+    body = encode(request, Format.MSGPACK)
+    return Call(method, path, {**BODY_HEADERS, **headers}, body, _parser(kind, finish), repeat, key)
+
+
 def change(
     path: str, request: object, options: Options, kind: type[A], finish: Callable[[A], T]
 ) -> Call[T]:
-    """Return a POST that writes."""
-    return Call(
-        "POST",
-        path,
-        {**BODY_HEADERS, **arguments.note_headers(options)},
-        encode(request, Format.MSGPACK),
-        _parser(kind, finish),
-        Repeat.KEYED,
-        options.idempotency_key,
-    )
+    """Return a POST that writes a commit."""
+    headers, key = arguments.note_headers(options), options.idempotency_key
+    return send("POST", path, request, headers, kind, Repeat.KEYED, finish=finish, key=key)

@@ -68,11 +68,12 @@ _POLL_SECONDS_MAX: Final = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A collection as its handle knows it. path: of its URL."""
+    """A collection as its handle knows it. path: of its URL; get_path: where ids are read."""
 
     name: str
     path: str
     schema: Schema
+    get_path: str = "vectors/get"
 
 
 # --- collections ---
@@ -80,10 +81,11 @@ class Target:
 
 def target(name: str, schema: Schema) -> Target:
     """Return what a handle has to know."""
-    return Target(name, _path(name), schema)
+    return Target(name, collection_path(name), schema)
 
 
-def _path(name: str) -> str:
+def collection_path(name: str) -> str:
+    """Return where a collection is."""
     return f"/collections/{arguments.segment('name', name)}"
 
 
@@ -121,7 +123,7 @@ def open_collection(name: str) -> Call[Target]:
     def finish(answer: bodies.InfoAnswer) -> Target:
         return target(answer.name, bodies.stats_from(answer).schema)
 
-    return read(f"{_path(name)}/info", bodies.InfoAnswer, finish)
+    return read(f"{collection_path(name)}/info", bodies.InfoAnswer, finish)
 
 
 def list_collections() -> Call[list[str]]:
@@ -138,7 +140,7 @@ def delete_collection(
         NotFoundError: `collection-not-found`.
     """
     headers = arguments.note_headers(Options(actor=actor, reason=reason))
-    return Call("DELETE", _path(name), headers, b"", lambda _: None, Repeat.ONCE)
+    return Call("DELETE", collection_path(name), headers, b"", lambda _: None, Repeat.ONCE)
 
 
 def all_findings() -> Call[list[Finding]]:
@@ -189,14 +191,6 @@ def insert(
     return _write(collection, Options(**options), inserts=rows)
 
 
-def delete(collection: Target, ids: Sequence[str], **options: Unpack[WriteOptions]) -> Call[Commit]:
-    """Delete records; `Commit.count` says how many existed. Durable when it returns.
-
-    Works on a full disk. They stay readable with `as_of` inside the history window.
-    """
-    return _write(collection, Options(**options), deletes=arguments.id_list(ids))
-
-
 def write(
     collection: Target,
     *,
@@ -232,6 +226,7 @@ def _write(collection: Target, options: Options, **parts: Any) -> Call[Commit]:
         **parts,
         expect=arguments.documents(options.expect, "expect"),
         if_lsn=arguments.lsn(options.if_lsn),
+        confirm=bool(options.confirm),
     )
     path = f"{collection.path}/write"
     return change(path, request, options, bodies.WriteAnswer, bodies.commit_from)
@@ -300,7 +295,8 @@ def get(
         DamagedDataError: `damaged-data`, names the ids that cannot be read.
     """
     request = bodies.GetRequest(arguments.id_list(ids), arguments.state(as_of), bool(with_vectors))
-    return ask(f"{collection.path}/vectors/get", request, bodies.GetAnswer, bodies.records_from)
+    path = f"{collection.path}/{collection.get_path}"
+    return ask(path, request, bodies.GetAnswer, bodies.records_from)
 
 
 def search(
@@ -458,7 +454,17 @@ def verify(collection: Target) -> Plan[VerifyReport]:
     """
     request = bodies.VerifyRequest(background=True)
     path = f"{collection.path}/verify"
-    task: bodies.TaskBody = yield ask(path, request, bodies.TaskStarted, lambda got: got.task)
+    task = yield ask(path, request, bodies.TaskStarted, lambda got: got.task)
+    result = yield from finished(task, f"verifying {collection.name!r}")
+    return bodies.report_from(msgspec.convert(result, bodies.VerifyAnswer))
+
+
+def finished(task: bodies.TaskBody, what: str) -> Plan[Json]:
+    """Wait for the end of a task of the server; return its result.
+
+    Raises:
+        DvecdbError: what it failed with; UnavailableError: `cancelled`.
+    """
     seconds = _POLL_SECONDS_FIRST
     while task.state in {"queued", "running"}:
         yield Wait(seconds)
@@ -469,10 +475,10 @@ def verify(collection: Target) -> Plan[VerifyReport]:
     if task.state != "done":
         raise UnavailableError(
             Code.CANCELLED,
-            f"verifying {collection.name!r}: task {task.id} was {task.state}; start it again",
+            f"{what}: task {task.id} was {task.state}; start it again",
             task=task.id,
         )
-    return bodies.report_from(msgspec.convert(task.result, bodies.VerifyAnswer))
+    return task.result
 
 
 def flush(collection: Target) -> Call[None]:

@@ -19,9 +19,9 @@ from dvecdb.api.metrics import Metrics
 from dvecdb.api.server_directory import make_server_directory
 from dvecdb.api.tasks import Tasks
 from dvecdb.clock import SystemClock
-from dvecdb.engine.database import Database
 from dvecdb.formats import names
 from dvecdb.media.files import OsFiles
+from dvecdb.protection.database import Database
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -98,7 +98,7 @@ class FindingBody(Answer, frozen=True):
 
 
 class WriteRequest(Request, frozen=True):
-    """One atomic batch. `upserts` and `inserts` exclude each other."""
+    """One atomic batch. `upserts` and `inserts` exclude each other. `confirm`: many deletes too."""
 
     upserts: Rows | None = None
     inserts: Rows | None = None
@@ -106,6 +106,7 @@ class WriteRequest(Request, frozen=True):
     documents: list[DocumentValue] = []
     expect: list[DocumentValue] = []
     if_lsn: int | None = None
+    confirm: bool = False
 
 
 class WriteAnswer(Answer, frozen=True):

@@ -85,6 +85,13 @@ ERROR_CLASSES: Final[dict[Code, type[DvecdbError]]] = {
     Code.UNSAFE_ADDRESS: InvalidRequestError,
     Code.KEY_NOT_FOUND: NotFoundError,
     Code.CANCELLED: UnavailableError,
+    Code.COLLECTION_PROTECTED: ConflictError,
+    Code.CONFIRMATION_NEEDED: ConflictError,
+    Code.PATH_NOT_ALLOWED: InvalidRequestError,
+    Code.TRASH_ENTRY_NOT_FOUND: NotFoundError,
+    Code.BACKUP_NOT_FOUND: NotFoundError,
+    Code.BACKUP_DAMAGED: DamagedDataError,
+    Code.CLOCK_JUMPED: ConflictError,
 }
 
 

@@ -146,9 +146,10 @@ class UpsertAnswer(LegacyAnswer, frozen=True):
 
 
 class BatchDeleteRequest(LenientRequest, frozen=True):
-    """Records to delete."""
+    """Records to delete. `confirm`: also if they are many."""
 
     ids: list[str]
+    confirm: bool = False
 
 
 class BatchDeleteAnswer(LegacyAnswer, frozen=True):

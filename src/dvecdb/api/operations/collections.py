@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from dvecdb.api.auth import Scope
 from dvecdb.api.context import Answer
+from dvecdb.errors import DamagedDataError
 from dvecdb.records import check_name
 from dvecdb.wire.legacy import (
     CollectionConfig,
@@ -20,7 +22,7 @@ from dvecdb.wire.legacy import (
 
 if TYPE_CHECKING:
     from dvecdb.api.context import Context
-    from dvecdb.engine.collection import Collection
+    from dvecdb.protection.collection import Collection
 
 _INDEX_CONFIG = "index_config"
 
@@ -62,8 +64,10 @@ def read_stats(context: Context, _: None) -> Answer:
 def delete_collection(context: Context, _: None) -> Answer:
     """Move a collection to the trash. No byte of its data is removed."""
     name = check_name(context.path["collection"])
-    collection = context.collection
-    rows, lsn = collection.count(), collection.stats().last_lsn
+    rows = lsn = None
+    with contextlib.suppress(DamagedDataError):  # what cannot be opened can be deleted
+        stats = context.collection.stats()
+        rows, lsn = stats.count, stats.last_lsn
     options = context.options
     context.database.delete_collection(
         name, actor=options.get("actor"), reason=options.get("reason")

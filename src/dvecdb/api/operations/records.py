@@ -28,13 +28,14 @@ from dvecdb.wire.bodies import (
     record_body,
 )
 from dvecdb.wire.codec import Format, check_depth, decode
+from dvecdb.wire.recovery import DeleteAnswer, DeleteRequest
 from dvecdb.wire.vectors import matrix_of, vector_bytes, vector_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from dvecdb.api.context import Context
-    from dvecdb.engine.collection import Collection
+    from dvecdb.protection.collection import Collection
     from dvecdb.records import Commit, Metadata, Record
 
 
@@ -50,7 +51,7 @@ def _commit(context: Context, request: WriteRequest) -> Commit:
     """Write a batch; one that is an upsert, an insert or a delete and no more is noted as that."""
     collection = context.collection
     upserts, inserts = _rows(collection, request.upserts), _rows(collection, request.inserts)
-    options = context.conditions(request.expect, request.if_lsn)
+    options = context.conditions(request.expect, request.if_lsn, confirm=request.confirm)
     if request.documents or len([part for part in (upserts, inserts, request.deletes) if part]) > 1:
         return collection.write(
             upserts=upserts,
@@ -64,6 +65,17 @@ def _commit(context: Context, request: WriteRequest) -> Commit:
     if inserts is not None:
         return collection.insert(**inserts, **options)
     return collection.delete(request.deletes, **options)
+
+
+def delete_records(context: Context, request: DeleteRequest) -> Answer:
+    """Delete records by ids or by a filter; a deletion of many needs `confirm`."""
+    where = None if request.filter is None else check_depth(request.filter, "filter")
+    commit = context.collection.delete(
+        request.ids,
+        where=where,
+        **context.conditions(request.expect, request.if_lsn, confirm=request.confirm),
+    )
+    return Answer(DeleteAnswer(commit.count, commit.lsn), lsn=commit.lsn, rows=commit.count)
 
 
 def update_metadata(context: Context, request: MetadataRequest) -> Answer:
@@ -81,7 +93,7 @@ def update_metadata(context: Context, request: MetadataRequest) -> Answer:
 
 def get_records(context: Context, request: GetRequest) -> Answer:
     """Return records by id, null where there is none."""
-    records = context.collection.get(
+    records = context.readable.get(
         request.ids, as_of=request.as_of, with_vectors=request.with_vectors
     )
     bodies = [
@@ -93,7 +105,7 @@ def get_records(context: Context, request: GetRequest) -> Answer:
 
 def query(context: Context, request: QueryRequest) -> Answer:
     """Return the nearest records, exactly, nearest first."""
-    snapshot = context.collection.snapshot(as_of=request.as_of)
+    snapshot = context.readable.snapshot(as_of=request.as_of)
     hits = snapshot.search(
         vector_of(request.vector),
         limit=request.limit,
@@ -107,7 +119,7 @@ def query(context: Context, request: QueryRequest) -> Answer:
 def scroll(context: Context, _: None) -> Answer:
     """Return a page of records in the order of their rows."""
     asked = context.query
-    snapshot = context.collection.snapshot(as_of=asked.as_of)
+    snapshot = context.readable.snapshot(as_of=asked.as_of)
     page = snapshot.scroll(
         limit=asked.limit,
         after=asked.after,
@@ -121,32 +133,32 @@ def scroll(context: Context, _: None) -> Answer:
 
 def count(context: Context, _: None) -> Answer:
     """Count records."""
-    snapshot = context.collection.snapshot(as_of=context.query.as_of)
+    snapshot = context.readable.snapshot(as_of=context.query.as_of)
     number = snapshot.count(where=_where(context.query.where))
     return Answer(CountAnswer(number, snapshot.lsn))
 
 
 def info(context: Context, _: None) -> Answer:
     """Return every figure of a collection."""
-    return Answer(info_body(context.collection.stats()))
+    return Answer(info_body(context.readable.stats()))
 
 
 def history(context: Context, _: None) -> Answer:
     """Return who wrote what, when and why, newest first."""
-    commits = context.collection.history(context.query.limit, context.query.before)
+    commits = context.readable.history(context.query.limit, context.query.before)
     return Answer(HistoryAnswer([commit_note(commit) for commit in commits]))
 
 
 def read_documents(context: Context, _: None) -> Answer:
     """Return every document of a namespace by key."""
     namespace = context.path["namespace"]
-    return Answer(context.collection.documents.list(namespace, as_of=context.query.as_of))
+    return Answer(context.readable.documents.list(namespace, as_of=context.query.as_of))
 
 
 def read_document(context: Context, _: None) -> Answer:
     """Return a document's value, null if there is none."""
     path = context.path
-    value = context.collection.documents.get(
+    value = context.readable.documents.get(
         path["namespace"], path["key"], as_of=context.query.as_of
     )
     return Answer(DocumentAnswer(value))

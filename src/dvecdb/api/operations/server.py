@@ -144,7 +144,7 @@ def verify(context: Context, request: VerifyRequest) -> Answer:
         key=context.principal.name,
         request_id=context.request_id,
     )
-    return Answer(TaskStarted(_task(task)), status=202)
+    return Answer(TaskStarted(task_body(task)), status=202)
 
 
 def flush(context: Context, _: None) -> Answer:
@@ -159,19 +159,19 @@ def flush(context: Context, _: None) -> Answer:
 def list_tasks(context: Context, _: None) -> Answer:
     """List the tasks, newest first."""
     found = [task for task in context.parts.tasks.list() if _may_see(context, task)]
-    return Answer(TasksAnswer([_task(task) for task in found]))
+    return Answer(TasksAnswer([task_body(task) for task in found]))
 
 
 def read_task(context: Context, _: None) -> Answer:
     """Return a task."""
     task = context.parts.tasks.get(context.path["task"])
     _require(context, task)
-    return Answer(_task(task))
+    return Answer(task_body(task))
 
 
 def cancel_task(context: Context, _: None) -> Answer:
     """Ask a task to stop. One that has ended stays as it is."""
-    return Answer(_task(context.parts.tasks.cancel(context.path["task"])))
+    return Answer(task_body(context.parts.tasks.cancel(context.path["task"])))
 
 
 def _may_see(context: Context, task: Task) -> bool:
@@ -183,7 +183,8 @@ def _require(context: Context, task: Task) -> None:
         context.parts.guard.require(context.principal, Scope.READ, task.collection)
 
 
-def _task(task: Task) -> TaskBody:
+def task_body(task: Task) -> TaskBody:
+    """Return the message form of a task."""
     return TaskBody(
         id=task.id,
         kind=task.kind,

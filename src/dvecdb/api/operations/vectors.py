@@ -82,7 +82,9 @@ def delete_vectors(context: Context, request: BatchDeleteRequest) -> Answer:
     """Delete records in one atomic batch; ids that do not exist are passed over."""
     if not request.ids:
         return Answer(BatchDeleteAnswer(0))
-    commit = context.collection.delete(request.ids, **context.options)
+    commit = context.collection.delete(
+        request.ids, **context.conditions([], confirm=request.confirm)
+    )
     return Answer(BatchDeleteAnswer(commit.count), lsn=commit.lsn, rows=commit.count)
 
 
