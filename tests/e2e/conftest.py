@@ -208,4 +208,8 @@ def dvecdb_command(request, monkeypatch, capfdbinary, tmp_path):
     yield Command(monkeypatch, capfdbinary, url=url)
     with dvecdb.connect(url) as database:
         for name in database.collections():
-            database.delete_collection(name)
+            database.collection(name).protect(deletion=False)
+            database.hard_delete(name)
+        database.purge(0)
+        for item in database.backups():
+            database.delete_backup(item.name)

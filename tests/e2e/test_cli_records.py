@@ -57,8 +57,12 @@ def test_a_collection_is_made_listed_shown_and_deleted(cmd):
     assert re.search(r"^records +3$", cmd.says("stats"), re.MULTILINE)
     assert len(cmd.json("stats")["collections"]) == 3
     assert "rows" in cmd.says("stats", "docs")
-    assert cmd.says("delete", "docs", "--yes").startswith("deleted docs (3 records)")
-    assert cmd.json("delete", "more", "--yes") == {"deleted": "more", "records": 0}
+    said = cmd.says("delete", "docs", "--yes").splitlines()
+    assert said[0] == "deleted docs (3 records); it is in the trash, whole"
+    assert re.match(r"bring it back: dvecdb restore docs_\d{8}_\d{6} ", said[1])
+    deleted = cmd.json("delete", "more", "--yes")
+    assert (deleted["deleted"], deleted["records"]) == ("more", 0)
+    assert deleted["entry"]["collection"] == "more"
     assert cmd.fails("info", "docs")[:2] == (3, "collection-not-found")
 
 

@@ -10,6 +10,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+import dvecdb
+from dvecdb import telemetry
+from dvecdb.cli import main as cli
 from dvecdb.node.legacy_server import from_flags, parser
 from dvecdb.node.sources import load
 
@@ -102,3 +105,72 @@ def test_the_compose_file_publishes_on_loopback_what_it_leaves_open():
     assert service["read_only"] is True
     assert (DEPLOY / service["build"]["context"] / service["build"]["dockerfile"]).exists()
     assert int(service["stop_grace_period"].removesuffix("s")) > settings.shutdown_seconds + 5
+
+
+# --- alerts and the cleanup timer --------------------------------------------------------------
+
+RULES = yaml.safe_load((DEPLOY / "prometheus-rules.yaml").read_text())
+ALERTS = [rule for group in RULES["groups"] for rule in group["rules"]]
+METRICS = {value for name, value in vars(telemetry).items() if name.isupper() and "_" in str(value)}
+
+
+@pytest.mark.parametrize("alert", ALERTS, ids=lambda alert: alert["alert"])
+def test_an_alert_names_metrics_that_exist_and_says_what_to_do(alert):
+    named = set(re.findall(r"\bdvecdb_\w+", alert["expr"]))
+    assert named
+    assert named <= METRICS
+    assert alert["labels"]["severity"] in {"critical", "warning", "info"}
+    assert len(alert["annotations"]["summary"]) > 20
+    for command in re.findall(r"'dvecdb ([^']+)'", alert["annotations"]["summary"]):
+        assert cli.run([*command.split(), "--help"]) == 0
+
+
+def test_what_recovery_measures_has_an_alert():
+    named = set(re.findall(r"\bdvecdb_\w+", str(ALERTS)))
+    assert {
+        telemetry.TRASH_BYTES, telemetry.TRASH_OLDEST_AGE, telemetry.TRASH_EXPIRING,
+        telemetry.BACKUPS, telemetry.BACKUPS_DAMAGED, telemetry.BACKUP_AGE,
+        telemetry.BACKUP_VERIFIED_AGE, telemetry.HORIZON_LAG, telemetry.FINDINGS,
+    } <= named  # fmt: skip
+
+
+def test_prometheus_understands_the_rules():
+    if shutil.which("promtool") is None:
+        pytest.skip("promtool is missing: the rules are read as YAML only")
+    rules = str(DEPLOY / "prometheus-rules.yaml")
+    run = subprocess.run(
+        ["promtool", "check", "rules", rules], check=False, capture_output=True, text=True
+    )
+    assert run.returncode == 0, run.stderr
+
+
+def cleanup_commands():
+    """Return the arguments that the timer and the cron line give to `dvecdb`."""
+    service = (DEPLOY / "dvecdb-cleanup.service").read_text()
+    (started,) = re.findall(r"^ExecStart=\S+/dvecdb (.*)$", service, re.MULTILINE)
+    cron = (DEPLOY / "dvecdb-cleanup.cron").read_text()
+    (line,) = [line for line in cron.splitlines() if line and not line.startswith("#")]
+    assert re.match(r"\d+ \d+ \* \* \* root ", line)
+    return [shlex.split(started), shlex.split(line.partition("/bin/dvecdb ")[2])]
+
+
+def test_the_cleanup_of_timer_and_cron_is_a_command_that_works(tmp_path, capsys):
+    dvecdb.open(tmp_path / "data").close()
+    for arguments in cleanup_commands():
+        assert "--yes" in arguments
+        assert cli.run([*arguments, "--data-dir", str(tmp_path / "data")]) == 0
+        assert "nothing in the trash is older than 24 h" in capsys.readouterr().out
+
+
+def test_systemd_understands_the_timer(tmp_path):
+    if shutil.which("systemd-analyze") is None:
+        pytest.skip("systemd-analyze is missing: the timer is read as text only")
+    for name in ("dvecdb-cleanup.service", "dvecdb-cleanup.timer"):
+        text = (DEPLOY / name).read_text()
+        (tmp_path / name).write_text(text.replace("/opt/dvecdb/bin/dvecdb", shutil.which("true")))
+    run = subprocess.run(
+        ["systemd-analyze", "verify", str(tmp_path / "dvecdb-cleanup.timer")],
+        check=False, capture_output=True, text=True,
+    )  # fmt: skip
+    about_us = [line for line in run.stderr.splitlines() if "dvecdb-cleanup" in line]
+    assert (run.returncode, about_us) == (0, []), run.stderr

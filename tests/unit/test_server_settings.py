@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from dvecdb.errors import Code, InvalidRequestError
 from dvecdb.node.settings import ServerSettings, rules
-from dvecdb.node.sources import load
+from dvecdb.node.sources import SHORT_NAMES, load
 
 
 def refused(**layers):
@@ -49,6 +49,40 @@ def test_every_type_can_come_from_the_environment():
     assert settings.cors_origins == ("https://a.example", "https://b.example")
     assert (settings.tls_cert, settings.tls_key) == ("c.pem", "k.pem")
     assert settings.engine.flush_commits == 7
+
+
+@pytest.mark.parametrize(
+    ("layers", "origin"),
+    [
+        ({"toml": "trash_hours = 48", "path": "d.toml"}, "d.toml:1"),
+        ({"toml": "[engine]\ntrash_hours = 48", "path": "d.toml"}, "d.toml:2"),
+        ({"environment": {"DVECDB_TRASH_HOURS": "48"}}, "DVECDB_TRASH_HOURS"),
+        ({"environment": {"DVECDB_ENGINE_TRASH_HOURS": "48"}}, "DVECDB_ENGINE_TRASH_HOURS"),
+        ({"flags": {"trash_hours": 48}}, "--trash-hours"),
+        ({"assignments": ["trash_hours=48"]}, "--set trash_hours"),
+        ({"assignments": ["engine.trash_hours=48"]}, "--set engine.trash_hours"),
+    ],
+)
+def test_the_hours_of_the_trash_are_the_engines_by_either_name(layers, origin):
+    loaded = load(**layers)
+    assert loaded.settings.engine.trash_hours == 48
+    assert loaded.origins["engine.trash_hours"] == origin
+
+
+def test_a_later_layer_wins_by_whichever_name():
+    loaded = load(
+        toml="[engine]\ntrash_hours = 1", environment={"DVECDB_TRASH_HOURS": "2"},
+        assignments=["engine.trash_hours=3"],
+    )  # fmt: skip
+    assert loaded.settings.engine.trash_hours == 3
+
+
+@pytest.mark.parametrize("value", ["-1", "876001", "x"])
+def test_an_engine_setting_that_cannot_work_is_refused_with_its_origin(value):
+    message = refused(environment={"DVECDB_TRASH_HOURS": value})
+    assert message.startswith("DVECDB_TRASH_HOURS: ")
+    assert "trash_hours" in message
+    assert value in message
 
 
 def test_an_unknown_key_is_named_with_its_line_and_the_nearest_known_one():
@@ -120,7 +154,11 @@ def test_there_are_few_settings_and_each_has_a_unit_and_a_reason():
         assert len(rule.why) > 10, name
 
 
-@given(st.text(alphabet="abcdefgh_", min_size=1).filter(lambda text: text not in rules()))
+def is_unknown(text):
+    return text not in {*rules(), *SHORT_NAMES}
+
+
+@given(st.text(alphabet="abcdefgh_", min_size=1).filter(is_unknown))
 def test_no_unknown_name_is_ever_taken(name):
     refused(toml=f"{name} = 1", path="d.toml")
     refused(environment={f"DVECDB_{name.upper()}": "1"})

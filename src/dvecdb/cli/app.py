@@ -12,9 +12,10 @@ if TYPE_CHECKING:
 
 RECORDS: Final = "Records"
 COLLECTIONS: Final = "Collections"
+RECOVERY: Final = "Recovery"
 CARE: Final = "Care"
 SERVER: Final = "Server"
-_GROUPS: Final = (RECORDS, COLLECTIONS, CARE, SERVER)
+_GROUPS: Final = (RECORDS, COLLECTIONS, RECOVERY, CARE, SERVER)
 
 # What typer raises for wrong usage and everything like it, wherever this version of it keeps them.
 CommandLineError: Final[type[Exception]] = typer.BadParameter.__mro__[2]

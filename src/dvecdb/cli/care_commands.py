@@ -3,42 +3,44 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from dvecdb.cli.app import CARE, app
 from dvecdb.cli.exit_codes import DAMAGE, OK
-from dvecdb.cli.options import ApiKey, DataDir, Json, Url
+from dvecdb.cli.on_target import on_target
+from dvecdb.cli.options import Json
+
+if TYPE_CHECKING:
+    from dvecdb.cli.target import Target
 
 # ruff: noqa: PLC0415  # commands import what they need when they run
 
 
-@app.command(rich_help_panel=CARE)
+@on_target(group=CARE)
 def verify(
+    target: Target,
+    *,
     collection: Annotated[str | None, typer.Option(help="Only this collection.")] = None,
-    url: Url = None,
-    api_key: ApiKey = None,
-    data_dir: DataDir = None,
-    as_json: Json = False,
-) -> None:
+    as_json: bool,
+) -> int:
     """Read and check every stored byte. A directory is not written to, even beside a writer."""
     from dvecdb.cli.inspect import verify_collections
-    from dvecdb.cli.target import find_target
 
-    target = find_target(url, api_key, data_dir)
-    raise typer.Exit(verify_collections(target, collection, as_json=as_json))
+    return verify_collections(target, collection, as_json=as_json)
 
 
-@app.command(rich_help_panel=CARE)
+@on_target(group=CARE)
 def findings(
-    url: Url = None, api_key: ApiKey = None, data_dir: DataDir = None, as_json: Json = False
-) -> None:
+    target: Target,
+    *,
+    as_json: bool,
+) -> int:
     """List what is damaged or doubtful. Exit code 1 if there is anything."""
     from dvecdb.cli.inspect import list_findings
-    from dvecdb.cli.target import find_target
 
-    raise typer.Exit(list_findings(find_target(url, api_key, data_dir), as_json=as_json))
+    return list_findings(target, as_json=as_json)
 
 
 @app.command(rich_help_panel=CARE)

@@ -2,40 +2,42 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dvecdb.cli.app import COLLECTIONS, app
+from dvecdb.cli.app import COLLECTIONS
+from dvecdb.cli.on_target import on_target
 from dvecdb.cli.options import (
     Actor,
-    ApiKey,
     Collection,
-    DataDir,
-    Json,
     Metric,
     Reason,
-    Url,
     VectorType,
     Yes,
 )
 
+if TYPE_CHECKING:
+    from dvecdb.cli.target import Target
+
 # ruff: noqa: PLC0415  # commands import what they need when they run
 
 
-@app.command(rich_help_panel=COLLECTIONS)
+@on_target(group=COLLECTIONS)
 def collections(
-    url: Url = None, api_key: ApiKey = None, data_dir: DataDir = None, as_json: Json = False
-) -> None:
+    target: Target,
+    *,
+    as_json: bool,
+) -> int:
     """List the collections. Exit code 1 if one had to be set aside."""
     from dvecdb.cli.show import list_collections
-    from dvecdb.cli.target import find_target
 
-    raise typer.Exit(list_collections(find_target(url, api_key, data_dir), as_json=as_json))
+    return list_collections(target, as_json=as_json)
 
 
-@app.command(rich_help_panel=COLLECTIONS)
+@on_target(group=COLLECTIONS)
 def create(
+    target: Target,
     collection: Collection,
     *,
     dimension: Annotated[
@@ -43,59 +45,45 @@ def create(
     ],
     metric: Metric = "cosine",
     vector_type: VectorType = "float32",
-    url: Url = None,
-    api_key: ApiKey = None,
-    data_dir: DataDir = None,
-    as_json: Json = False,
-) -> None:
+    as_json: bool,
+) -> int:
     """Make a collection, and the data directory if there is none."""
     from dvecdb.cli.show import create_collection
-    from dvecdb.cli.target import find_target
 
-    target = find_target(url, api_key, data_dir)
-    raise typer.Exit(
-        create_collection(target, collection, dimension, metric, vector_type, as_json=as_json)
-    )
+    return create_collection(target, collection, dimension, metric, vector_type, as_json=as_json)
 
 
-@app.command(rich_help_panel=COLLECTIONS)
+@on_target(group=COLLECTIONS)
 def info(
+    target: Target,
     collection: Collection,
     *,
-    url: Url = None,
-    api_key: ApiKey = None,
-    data_dir: DataDir = None,
-    as_json: Json = False,
-) -> None:
+    as_json: bool,
+) -> int:
     """Show what a collection is and what was done to it last."""
     from dvecdb.cli.show import show_collection
-    from dvecdb.cli.target import find_target
 
-    target = find_target(url, api_key, data_dir)
-    raise typer.Exit(show_collection(target, collection, as_json=as_json))
+    return show_collection(target, collection, as_json=as_json)
 
 
-@app.command(rich_help_panel=COLLECTIONS)
+@on_target(group=COLLECTIONS)
 def stats(
+    target: Target,
     collection: Annotated[
         str | None, typer.Argument(metavar="[COLLECTION]", help="Default: all together.")
     ] = None,
     *,
-    url: Url = None,
-    api_key: ApiKey = None,
-    data_dir: DataDir = None,
-    as_json: Json = False,
-) -> None:
+    as_json: bool,
+) -> int:
     """Show the figures of one collection or of all."""
     from dvecdb.cli.show import show_stats
-    from dvecdb.cli.target import find_target
 
-    target = find_target(url, api_key, data_dir)
-    raise typer.Exit(show_stats(target, collection, as_json=as_json))
+    return show_stats(target, collection, as_json=as_json)
 
 
-@app.command(rich_help_panel=COLLECTIONS)
+@on_target(group=COLLECTIONS)
 def history(
+    target: Target,
     collection: Collection,
     *,
     limit: Annotated[
@@ -104,36 +92,27 @@ def history(
     before: Annotated[
         int | None, typer.Option(min=0, metavar="LSN", help="Only commits before this LSN.")
     ] = None,
-    url: Url = None,
-    api_key: ApiKey = None,
-    data_dir: DataDir = None,
-    as_json: Json = False,
-) -> None:
+    as_json: bool,
+) -> int:
     """List the commits of a collection, newest first: when, what, how much, who, why."""
     from dvecdb.cli.show import show_history
-    from dvecdb.cli.target import find_target
 
-    target = find_target(url, api_key, data_dir)
-    raise typer.Exit(show_history(target, collection, limit=limit, before=before, as_json=as_json))
+    return show_history(target, collection, limit=limit, before=before, as_json=as_json)
 
 
-@app.command(rich_help_panel=COLLECTIONS)
+@on_target(group=COLLECTIONS)
 def delete(
+    target: Target,
     collection: Collection,
     *,
     yes: Yes = False,
     actor: Actor = None,
     reason: Reason = None,
-    url: Url = None,
-    api_key: ApiKey = None,
-    data_dir: DataDir = None,
-    as_json: Json = False,
-) -> None:
+    as_json: bool,
+) -> int:
     """Delete a collection: it goes to the trash, whole. Asks on a terminal, else needs --yes."""
     from dvecdb.cli.show import delete_collection
-    from dvecdb.cli.target import find_target
 
-    target = find_target(url, api_key, data_dir)
-    raise typer.Exit(
-        delete_collection(target, collection, yes=yes, actor=actor, reason=reason, as_json=as_json)
+    return delete_collection(
+        target, collection, yes=yes, actor=actor, reason=reason, as_json=as_json
     )

@@ -13,14 +13,26 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from dvecdb.cli import care_commands, collection_commands, config, keys, record_commands, serve
+from dvecdb.cli import (
+    care_commands,
+    collection_commands,
+    config,
+    keys,
+    record_commands,
+    recovery_commands,
+    serve,
+    trash_commands,
+)
 from dvecdb.cli.app import SERVER, CommandLineError, app
 from dvecdb.cli.exit_codes import BY_ERROR, INTERRUPTED, OK, USAGE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-__all__ = ["app", "care_commands", "collection_commands", "main", "record_commands", "run"]
+__all__ = [
+    "app", "care_commands", "collection_commands", "main", "record_commands", "recovery_commands",
+    "run", "trash_commands",
+]  # fmt: skip
 
 app.command(rich_help_panel=SERVER)(serve.serve)
 app.add_typer(config.app, rich_help_panel=SERVER)
@@ -35,8 +47,10 @@ def run(arguments: Sequence[str]) -> int:
     try:
         result = app(list(arguments) or ["--help"], prog_name="dvecdb", standalone_mode=False)
     except DvecdbError as error:
+        from dvecdb.cli.next_steps import with_next_step  # noqa: PLC0415  # lazy
+
         return _fail(
-            error.code, error.message, BY_ERROR[type(error)], as_json=as_json,
+            error.code, with_next_step(error), BY_ERROR[type(error)], as_json=as_json,
             advice=error.advice, details=error.details,
         )  # fmt: skip
     except CommandLineError as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -46,6 +46,26 @@ Actor = Annotated[
     str | None, typer.Option("--actor", help="Who does it, for the history. Default: the key.")
 ]
 Reason = Annotated[str | None, typer.Option("--reason", help="Why, for the history.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would happen, do nothing.")]
+IdOptions = Annotated[
+    list[str] | None,
+    typer.Option("--id", metavar="ID", help="Only the record of this id. May be repeated."),
+]
+Confirm = Annotated[bool, typer.Option("--confirm", help="Even if that is most of the collection.")]
+NewName = Annotated[
+    str | None, typer.Option("--new-name", metavar="NAME", help="Default: the name it had.")
+]
+Verify = Annotated[
+    Literal["quick", "full"], typer.Option("--verify", help="full: read every byte of it first.")
+]
+AllowDamage = Annotated[
+    bool, typer.Option("--allow-damage", help="Bring back what is whole of a damaged one.")
+]
+ShownRecords = Annotated[
+    int,
+    typer.Option("--records", "-n", min=0, max=10_000, metavar="N", help="Show the first N."),
+]
+Tag = Annotated[str, typer.Argument(metavar="TAG", help="Its name.", show_default=False)]
 Metric = Annotated[
     str, typer.Option("--metric", help="cosine, euclidean, manhattan or dot_product.")
 ]

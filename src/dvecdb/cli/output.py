@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from typing import TYPE_CHECKING, Any, Final
@@ -12,7 +13,8 @@ import typer
 from dvecdb.cli.app import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
+    from datetime import datetime
 
     from dvecdb.records import Finding
 
@@ -94,6 +96,31 @@ def size_text(size_bytes: int) -> str:
             break
         amount /= 1024
     return f"{amount:.0f} {unit}" if unit == "B" else f"{amount:.1f} {unit}"
+
+
+def time_text(moment: datetime) -> str:
+    """Return a time as people read it, to the second."""
+    return moment.isoformat(sep=" ", timespec="seconds").replace("+00:00", "Z")
+
+
+def duration_text(seconds: float) -> str:
+    """Return a duration as people read it: one unit, rounded down."""
+    for length, unit in ((2 * 86_400, "d"), (2 * 3_600, "h"), (2 * 60, "min")):
+        if seconds >= length:
+            return f"{int(seconds * 2 // length)} {unit}"
+    return f"{max(0, int(seconds))} s"
+
+
+@contextlib.contextmanager
+def working(what: str, *, quiet: bool) -> Iterator[None]:
+    """Say on stderr what is being done, while the context lasts, if anybody sees it."""
+    if quiet or not sys.stderr.isatty():
+        yield
+        return
+    from rich.console import Console  # noqa: PLC0415  # slow to import
+
+    with Console(stderr=True, highlight=False).status(visible(what)):
+        yield
 
 
 def finding_lines(finding: Finding) -> list[str]:

@@ -3,41 +3,43 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from dvecdb.cli.app import RECORDS, UsageError, app
+from dvecdb.cli.app import RECORDS, UsageError
+from dvecdb.cli.on_target import on_target
 from dvecdb.cli.options import (
     Actor,
-    ApiKey,
     AsOf,
     BatchMib,
     BatchRows,
     Collection,
     Condition,
-    DataDir,
+    Confirm,
     FileFormat,
     Ids,
     IdsFile,
-    Json,
     Metric,
     Mode,
     OtherFields,
     Others,
     Reason,
     SkipRows,
-    Url,
     VectorField,
     VectorType,
     Yes,
 )
 
+if TYPE_CHECKING:
+    from dvecdb.cli.target import Target
+
 # ruff: noqa: PLC0415  # commands import what they need when they run
 
 
-@app.command(rich_help_panel=RECORDS)
+@on_target(group=RECORDS)
 def insert(
+    target: Target,
     collection: Collection,
     *,
     file: Annotated[
@@ -65,11 +67,8 @@ def insert(
     others: OtherFields = Others.REFUSE,
     actor: Actor = None,
     reason: Reason = None,
-    url: Url = None,
-    api_key: ApiKey = None,
-    data_dir: DataDir = None,
-    as_json: Json = False,
-) -> None:
+    as_json: bool,
+) -> int:
     """Add the records of a file to a collection: jsonl, csv, npy, npz, parquet.
 
     Every batch is durable before the next begins, and whole or not there. When something stops it,
@@ -77,50 +76,43 @@ def insert(
     """
     from dvecdb.cli.insert import Creation, Manner, Source, insert_file
     from dvecdb.cli.reading.rows import Layout
-    from dvecdb.cli.target import find_target
 
     if create and dimension is None:
         raise UsageError("--create needs --dimension")
     if dimension is not None and not create:
         raise UsageError("--dimension goes with --create; a collection that exists has its own")
-    target = find_target(url, api_key, data_dir)
     layout = Layout(
         0, batch_rows, batch_mib * 1024 * 1024, skip_rows, id_field, vector_field, metadata_field,
         others,
     )  # fmt: skip
     creation = Creation(dimension, metric, vector_type) if dimension is not None else None
     manner, source = Manner(mode, actor, reason), Source(file, kind, layout, ids)
-    raise typer.Exit(insert_file(target, collection, source, manner, creation, as_json=as_json))
+    return insert_file(target, collection, source, manner, creation, as_json=as_json)
 
 
-@app.command(rich_help_panel=RECORDS)
+@on_target(group=RECORDS)
 def get(
+    target: Target,
     collection: Collection,
     *,
     ids: Ids,
     vectors: Annotated[bool, typer.Option("--vectors/--no-vectors", help="With vectors.")] = True,
     as_of: AsOf = None,
-    url: Url = None,
-    api_key: ApiKey = None,
-    data_dir: DataDir = None,
-    as_json: Json = False,
-) -> None:
+    as_json: bool,
+) -> int:
     """Show records by id. Exit code 3 if any of them does not exist."""
     from dvecdb.cli.records import get_records
-    from dvecdb.cli.target import find_target
     from dvecdb.cli.values import parse_as_of
 
     moment = parse_as_of(as_of)
-    target = find_target(url, api_key, data_dir)
-    raise typer.Exit(
-        get_records(
-            target, collection, ids or [], as_of=moment, with_vectors=vectors, as_json=as_json
-        )
+    return get_records(
+        target, collection, ids or [], as_of=moment, with_vectors=vectors, as_json=as_json
     )
 
 
-@app.command(rich_help_panel=RECORDS)
+@on_target(group=RECORDS)
 def search(
+    target: Target,
     collection: Collection,
     *,
     vector: Annotated[
@@ -143,31 +135,25 @@ def search(
         Literal["fail", "exclude"],
         typer.Option(help="What to do about records whose bytes are damaged."),
     ] = "fail",
-    url: Url = None,
-    api_key: ApiKey = None,
-    data_dir: DataDir = None,
-    as_json: Json = False,
-) -> None:
+    as_json: bool,
+) -> int:
     """Find the nearest records, exactly, nearest first."""
     from dvecdb.cli.records import search_records
-    from dvecdb.cli.target import find_target
     from dvecdb.cli.values import parse_as_of, parse_conditions, parse_vector
 
     if (vector is None) == (like is None):
         raise UsageError("give a vector or --like ID, one of the two")
     moment, conditions = parse_as_of(as_of), parse_conditions(where)
-    target = find_target(url, api_key, data_dir)
     query = parse_vector(vector) if vector is not None else None
-    raise typer.Exit(
-        search_records(
-            target, collection, query, like=like, limit=limit, where=conditions, as_of=moment,
-            on_damage=on_damage, as_json=as_json,
-        )
+    return search_records(
+        target, collection, query, like=like, limit=limit, where=conditions, as_of=moment,
+        on_damage=on_damage, as_json=as_json,
     )  # fmt: skip
 
 
-@app.command("delete-vectors", rich_help_panel=RECORDS)
+@on_target("delete-vectors", group=RECORDS)
 def delete_vectors(
+    target: Target,
     collection: Collection,
     *,
     ids: Ids = None,
@@ -175,32 +161,33 @@ def delete_vectors(
         Path | None,
         typer.Option("--ids", metavar="FILE|-", help="Take the ids from a file, one a line."),
     ] = None,
+    where: Condition = None,
+    confirm: Confirm = False,
     yes: Yes = False,
     actor: Actor = None,
     reason: Reason = None,
-    url: Url = None,
-    api_key: ApiKey = None,
-    data_dir: DataDir = None,
-    as_json: Json = False,
-) -> None:
-    """Delete records by id, all or none. Asks on a terminal, else needs --yes."""
+    as_json: bool,
+) -> int:
+    """Delete records by id or by metadata, all or none. Asks on a terminal, else needs --yes.
+
+    More than half of a large collection at once (settings guard_percent, guard_rows) also needs
+    --confirm.
+    """
     from dvecdb.cli.records import delete_records
-    from dvecdb.cli.target import find_target
-    from dvecdb.cli.values import read_ids
+    from dvecdb.cli.values import parse_conditions, read_ids
 
-    if bool(ids) == (file is not None):
-        raise UsageError("give ids, or a file with --ids, one of the two")
-    target = find_target(url, api_key, data_dir)
-    named = list(ids) if ids else read_ids(file or Path("-"))
-    raise typer.Exit(
-        delete_records(
-            target, collection, named, yes=yes, actor=actor, reason=reason, as_json=as_json
-        )
-    )
+    if bool(ids) + (file is not None) + bool(where) != 1:
+        raise UsageError("give ids, or a file with --ids, or --where, one of the three")
+    named = list(ids) if ids else read_ids(file) if file is not None else None
+    return delete_records(
+        target, collection, named, parse_conditions(where), confirmed=confirm, yes=yes,
+        actor=actor, reason=reason, as_json=as_json,
+    )  # fmt: skip
 
 
-@app.command(rich_help_panel=RECORDS)
+@on_target(group=RECORDS)
 def export(
+    target: Target,
     collection: Collection,
     *,
     file: Annotated[
@@ -209,47 +196,34 @@ def export(
     kind: FileFormat = None,
     as_of: AsOf = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file.")] = False,
-    url: Url = None,
-    api_key: ApiKey = None,
-    data_dir: DataDir = None,
-    as_json: Json = False,
-) -> None:
+    as_json: bool,
+) -> int:
     """Write one consistent state of a collection to a file: jsonl, csv, npy, npz, parquet.
 
     The file is there whole or not at all, and insert reads it back to the bit. Beside FILE.npy,
     ids and metadata go into FILE.ids.jsonl.
     """
     from dvecdb.cli.export import export_collection
-    from dvecdb.cli.target import find_target
     from dvecdb.cli.values import parse_as_of
 
     moment = parse_as_of(as_of)
-    target = find_target(url, api_key, data_dir)
-    raise typer.Exit(
-        export_collection(
-            target, collection, file, kind, as_of=moment, overwrite=overwrite, as_json=as_json
-        )
+    return export_collection(
+        target, collection, file, kind, as_of=moment, overwrite=overwrite, as_json=as_json
     )
 
 
-@app.command(rich_help_panel=RECORDS)
+@on_target(group=RECORDS)
 def count(
+    target: Target,
     collection: Collection,
     *,
     where: Condition = None,
     as_of: AsOf = None,
-    url: Url = None,
-    api_key: ApiKey = None,
-    data_dir: DataDir = None,
-    as_json: Json = False,
-) -> None:
+    as_json: bool,
+) -> int:
     """Count the records of a collection."""
     from dvecdb.cli.records import count_records
-    from dvecdb.cli.target import find_target
     from dvecdb.cli.values import parse_as_of, parse_conditions
 
     moment, conditions = parse_as_of(as_of), parse_conditions(where)
-    target = find_target(url, api_key, data_dir)
-    raise typer.Exit(
-        count_records(target, collection, where=conditions, as_of=moment, as_json=as_json)
-    )
+    return count_records(target, collection, where=conditions, as_of=moment, as_json=as_json)

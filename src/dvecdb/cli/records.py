@@ -138,21 +138,32 @@ def count_records(
 def delete_records(
     target: Target,
     name: str,
-    ids: Sequence[str],
+    ids: Sequence[str] | None,
+    where: dict[str, Json] | None,
     *,
+    confirmed: bool,
     yes: bool,
     actor: str | None,
     reason: str | None,
     as_json: bool,
 ) -> int:
-    """Delete records in one batch; return the exit code. Raises `DvecdbError`."""
+    """Delete records of `ids`, or that match `where`, in one batch; return the exit code.
+
+    Raises:
+        ConflictError: `confirmation-needed`. Others as `Collection.delete`.
+    """
     with target.open(write=True) as database:
         collection = database.collection(name)
-        shown = ", ".join(map(repr, ids[:3])) + (", ..." if len(ids) > 3 else "")
-        confirm(f"Delete {len(ids)} records of {name} ({shown})?", yes=yes)
-        commit = collection.delete(ids, actor=actor, reason=reason)
+        if ids is None:
+            asked = collection.count(where=where)
+            shown = compact_json(where)
+        else:
+            asked = len(ids)
+            shown = ", ".join(map(repr, ids[:3])) + (", ..." if len(ids) > 3 else "")
+        confirm(f"Delete {asked} records of {name} ({shown})?", yes=yes)
+        commit = collection.delete(ids, where=where, confirm=confirmed, actor=actor, reason=reason)
     if as_json:
-        print_json({"deleted": commit.count, "asked": len(ids), "lsn": commit.lsn})
+        print_json({"deleted": commit.count, "asked": asked, "lsn": commit.lsn})
         return OK
-    say(f"deleted {commit.count} of {len(ids)} records at LSN {commit.lsn}")
+    say(f"deleted {commit.count} of {asked} records at LSN {commit.lsn}")
     return OK

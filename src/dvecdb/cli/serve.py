@@ -64,6 +64,9 @@ def serve(  # noqa: PLR0917  # flags, which typer passes by name
         bool | None,
         typer.Option("--legacy-errors", help="Answer application errors with status 200."),
     ] = None,
+    trash_hours: Annotated[
+        int | None, typer.Option(min=0, help="How long what is deleted can be restored. [24]")
+    ] = None,
     log_level: Annotated[str | None, typer.Option(help="debug, info, warning, error.")] = None,
     log_format: Annotated[str | None, typer.Option(help="auto, json or console.")] = None,
     assign: Assignments = None,
@@ -74,7 +77,8 @@ def serve(  # noqa: PLR0917  # flags, which typer passes by name
         "metrics_port": metrics_port, "import_roots": tuple(map(str, import_root or ())),
         "tls_cert": tls_cert, "tls_key": tls_key, "cors_origins": tuple(cors_origin or ()),
         "allow_unauthenticated": allow_unauthenticated, "allow_plaintext": allow_plaintext,
-        "legacy_errors": legacy_errors, "log_level": log_level, "log_format": log_format,
+        "legacy_errors": legacy_errors, "trash_hours": trash_hours, "log_level": log_level,
+        "log_format": log_format,
     }  # fmt: skip
     raise typer.Exit(run_server(load_settings(config, flags, assign).settings))
 

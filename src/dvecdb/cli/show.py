@@ -15,7 +15,10 @@ from dvecdb.cli.output import (
     print_table,
     say,
     size_text,
+    time_text,
 )
+from dvecdb.cli.trash import expiry_text
+from dvecdb.errors import DamagedDataError
 
 if TYPE_CHECKING:
     import dvecdb
@@ -80,10 +83,12 @@ def show_collection(target: Target, name: str, *, as_json: bool) -> int:
     with target.open() as database:
         collection = database.collection(name)
         stats, newest = collection.stats(), collection.history(limit=1)
-        findings = collection.findings()
+        findings, tags = collection.findings(), collection.tags()
+        is_protected = collection.is_protected()
     if as_json:
         commit = commit_json(newest[0]) if newest else None
-        print_json({**msgspec.to_builtins(stats), "last_commit": commit})
+        print_json({**msgspec.to_builtins(stats), "last_commit": commit,
+                    "is_protected": is_protected, "tags": tags})  # fmt: skip
         return OK
     schema = stats.schema
     facts: list[tuple[str, object]] = [
@@ -98,7 +103,13 @@ def show_collection(target: Target, name: str, *, as_json: bool) -> int:
     ]
     if newest:
         who = f" by {newest[0].actor}" if newest[0].actor else ""
-        facts.append(("last commit", f"{newest[0].operation} at {_time(newest[0])}{who}"))
+        facts.append(("last commit", f"{newest[0].operation} at {time_text(newest[0].time)}{who}"))
+    if stats.horizon_lsn:
+        facts.append(("readable from", f"LSN {stats.horizon_lsn}"))
+    if tags:
+        facts.append(("tags", ", ".join(f"{name} (LSN {lsn})" for name, lsn in tags.items())))
+    if is_protected:
+        facts.append(("protected", "yes: deleting it is refused"))
     print_facts([*facts, ("findings", stats.findings)])
     for finding in findings:
         say("\n".join(finding_lines(finding)))
@@ -137,14 +148,30 @@ def delete_collection(
 ) -> int:
     """Move a collection to the trash; return the exit code. Raises `DvecdbError`."""
     with target.open(write=True) as database:
-        count = database.collection(name).count()
-        confirm(f"Delete collection {name} with {count} records? It goes to the trash.", yes=yes)
+        count = count_if_sound(database, name)
+        what = "damage" if count is None else f"{count} records"
+        confirm(f"Delete collection {name} with {what}? It goes to the trash.", yes=yes)
         database.delete_collection(name, actor=actor, reason=reason)
+        entry = next((item for item in database.trash() if item.collection == name), None)
     if as_json:
-        print_json({"deleted": name, "records": count})
-    else:
-        say(f"deleted {name} ({count} records); it is in the trash, whole")
+        print_json({"deleted": name, "records": count, "entry": entry})
+        return OK
+    say(f"deleted {name} ({what}); it is in the trash, whole")
+    if entry is not None:
+        say(f"bring it back: dvecdb restore {entry.name}   (it goes: {expiry_text(entry)})")
     return OK
+
+
+def count_if_sound(database: dvecdb.Database, name: str) -> int | None:
+    """Return the number of records of a collection; None if it was set aside.
+
+    Raises:
+        NotFoundError: `collection-not-found`.
+    """
+    try:
+        return database.collection(name).count()
+    except DamagedDataError:
+        return None
 
 
 def show_history(
@@ -162,8 +189,8 @@ def show_history(
     print_table(
         ["LSN>", "TIME", "OPERATION", "ROWS>", "ENDED>", "BY", "REASON"],
         [
-            (item.lsn, _time(item), item.operation, item.rows, item.ended, item.actor or "-",
-             item.reason or "-")
+            (item.lsn, time_text(item.time), item.operation, item.rows, item.ended,
+             item.actor or "-", item.reason or "-")
             for item in commits
         ],
     )  # fmt: skip
@@ -174,7 +201,3 @@ def commit_json(commit: CommitInfo) -> dict[str, Any]:
     """Return a commit as JSON has it."""
     built: dict[str, Any] = msgspec.to_builtins(commit)
     return built
-
-
-def _time(commit: CommitInfo) -> str:
-    return commit.time.isoformat(sep=" ", timespec="seconds").replace("+00:00", "Z")

@@ -29,15 +29,38 @@ def parse_as_of(text: str | None) -> int | datetime | None:
         return None
     if text.strip().isascii() and text.strip().isdigit():
         return int(text)
+    return parse_time(text, "--as-of", "an LSN, or a time")
+
+
+def parse_time(text: str, option: str, expected: str = "a time") -> datetime:
+    """Return the time that an option names.
+
+    Raises:
+        UsageError: it is none, or without a zone.
+    """
     try:
         moment = datetime.fromisoformat(text.strip())
     except ValueError:
         moment = None
     if moment is None or moment.tzinfo is None:
         raise UsageError(
-            f"--as-of {text}: expected an LSN, or a time with its zone like 2026-11-24T12:00:00Z"
+            f"{option} {text}: expected {expected} with its zone like 2026-11-24T12:00:00Z"
         )
     return moment
+
+
+def parse_hours(text: str, name: str) -> int | None:
+    """Return whole hours, or None for `default`.
+
+    Raises:
+        UsageError: neither.
+    """
+    if text == "default":
+        return None
+    if not text.isascii() or not text.isdigit():
+        option = "--" + name.replace("_", "-")
+        raise UsageError(f"{option} {text}: expected whole hours, or 'default'")
+    return int(text)
 
 
 def parse_conditions(texts: Sequence[str] | None) -> dict[str, Json] | None:

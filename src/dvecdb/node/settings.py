@@ -105,9 +105,6 @@ class ServerSettings:
         default=False, unit="yes or no",
         why="answer application errors with status 200, as the old server did",
     )  # fmt: skip
-    trash_hours: int = _setting(
-        24, "hours", "how long a deleted collection is kept at least", first=0, last=876_000
-    )
     log_level: str = _setting("info", "level", "least important lines that are written",
                               choices=LOG_LEVELS)  # fmt: skip
     log_format: str = _setting(

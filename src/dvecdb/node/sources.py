@@ -3,6 +3,7 @@
 The file has the settings' names as keys, and the engine's in a table `[engine]`. The environment
 has them as DVECDB_REST_PORT, the engine's as DVECDB_ENGINE_FLUSH_BYTES; lists are separated by
 commas. A name that nobody knows is an error, for a setting that has no effect is one nobody finds.
+Some engine settings are what an operator sets, and have a short name beside the long one.
 """
 
 from __future__ import annotations
@@ -37,6 +38,8 @@ _KEY: Final = re.compile(r"\s*[\"']?([\w-]+)[\"']?\s*[=.]")
 
 _SERVER_TYPES: Final = {item.name: str(item.type) for item in fields(ServerSettings)}
 _ENGINE_NAMES: Final = tuple(item.name for item in fields(Settings))
+SHORT_NAMES: Final = {"trash_hours": f"{_ENGINE}.trash_hours"}
+"""Engine settings that may also be set without saying that they are the engine's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +59,7 @@ class _Layers:
 
     def put(self, name: str, value: object, origin: str) -> None:
         """Take the value of a known setting."""
+        name = SHORT_NAMES.get(name, name)
         self.values[name] = _converted(name, value, origin)
         self.origins[name] = origin
 
@@ -70,7 +74,8 @@ class _Layers:
         try:
             settings = ServerSettings(engine=Settings(**engine), **own)
         except InvalidRequestError as error:
-            origin = self.origins.get(str(error.details.get("setting")))
+            setting = str(error.details.get("setting"))
+            origin = self.origins.get(setting) or self.origins.get(f"{_ENGINE}.{setting}")
             where = f"{origin}: " if origin else ""
             raise invalid(where + error.message, **error.details) from None
         names = [*rules(), *(f"{_ENGINE}.{name}" for name in _ENGINE_NAMES)]
@@ -110,7 +115,7 @@ def load(
         name, equals, value = assignment.partition("=")
         if not equals:
             raise invalid(f"--set: expected NAME=VALUE, found {assignment!r}")
-        names = [*rules(), *(f"{_ENGINE}.{item}" for item in _ENGINE_NAMES)]
+        names = [*rules(), *SHORT_NAMES, *(f"{_ENGINE}.{item}" for item in _ENGINE_NAMES)]
         _check_known(f"setting {name!r}", name, names, "--set")
         layers.put(name, value, f"--set {name}")
     return layers.loaded()
@@ -131,7 +136,7 @@ def _read_toml(layers: _Layers, text: str, path: str) -> None:
                 layers.put(f"{_ENGINE}.{inner}", setting, at)
             continue
         what = f"table [{key}]" if isinstance(value, dict) else f"setting {key!r}"
-        _check_known(what, key, rules(), f"{path}:{line}")
+        _check_known(what, key, [*rules(), *SHORT_NAMES], f"{path}:{line}")
         layers.put(key, value, f"{path}:{line}")
 
 
@@ -157,7 +162,7 @@ def _read_variable(layers: _Layers, variable: str, value: str) -> None:
     if engine_name != name and engine_name in _ENGINE_NAMES:
         layers.put(f"{_ENGINE}.{engine_name}", value, variable)
         return
-    known = {PREFIX + item.upper(): item for item in rules()}
+    known = [f"{PREFIX}{item}".upper() for item in (*rules(), *SHORT_NAMES)]
     engine = [f"{PREFIX}{_ENGINE}_{item}".upper() for item in _ENGINE_NAMES]
     _check_known(f"variable {variable}", variable, [*known, *engine], "environment")
     layers.put(name, value, variable)

@@ -23,10 +23,10 @@ from dvecdb.api.auth import ANONYMOUS, Guard
 from dvecdb.api.keys import KeyStore
 from dvecdb.api.limits import LimitedApp, Limits
 from dvecdb.api.metrics import Metrics
+from dvecdb.api.recovery_log import log_expired
 from dvecdb.api.server_directory import make_server_directory
 from dvecdb.api.tasks import Tasks
 from dvecdb.clock import SystemClock
-from dvecdb.engine.database import Database
 from dvecdb.errors import Code, DirectoryError, InvalidRequestError
 from dvecdb.formats import names
 from dvecdb.media.files import OsFiles
@@ -35,6 +35,7 @@ from dvecdb.node.metrics_page import MetricsPage
 from dvecdb.node.protocol import Connections
 from dvecdb.node.server import Listener, run
 from dvecdb.node.sockets import bind, check_tls, raise_handle_limit
+from dvecdb.protection.database import Database
 from dvecdb.telemetry import (
     AUDIT_ERRORS,
     CONNECTIONS,
@@ -58,7 +59,6 @@ if TYPE_CHECKING:
 CLOSE_SECONDS: Final = 3.0
 FINDINGS_SHOWN_MAX: Final = 20
 """Findings that get a log line at the start; all are at /findings."""
-BACKUPS: Final = ".backups"
 NO_OPERATION: Final = "none"
 """The operation in metrics of a request that never got as far as having one."""
 
@@ -143,6 +143,7 @@ def open_parts(settings: ServerSettings, stack: contextlib.ExitStack) -> _Parts:
             raise _legacy(path) from error
         raise
     stack.callback(database.close)
+    database.on_expired = log_expired
     keys = KeyStore(files, make_server_directory(files, path, names.KEYS), clock=clock)
     stack.callback(keys.close)
     uses_keys = bool(keys.all())
@@ -338,15 +339,13 @@ def _legacy(path: str) -> DirectoryError:
 
 
 def _say_started(settings: ServerSettings, parts: _Parts, listeners: list[Listener]) -> None:
-    files = OsFiles()
-    trash = _count_directories(files, settings.data_dir, names.TRASH)
-    backups = _count_directories(files, settings.data_dir, BACKUPS)
+    trash, backups = len(parts.database.trash()), len(parts.database.backups())
     roots = ", ".join(settings.import_roots) or "none"
     _log.info(
         Event.RECOVERY,
-        message=f"recovery: soft delete {settings.trash_hours} h, trash {trash}, "
+        message=f"recovery: soft delete {settings.engine.trash_hours} h, trash {trash}, "
         f"backups {backups}, import roots {roots}",
-        trash_hours=settings.trash_hours,
+        trash_hours=settings.engine.trash_hours,
         trash=trash,
         backups=backups,
         import_roots=list(settings.import_roots),
@@ -382,19 +381,3 @@ def _say_started(settings: ServerSettings, parts: _Parts, listeners: list[Listen
         findings=len(findings),
         keys=parts.uses_keys,
     )
-
-
-def _count_directories(files: Files, path: str, name: str) -> int:
-    """Return how many directories there are in `name`; 0 if it is not there."""
-    root = files.open_root(path, create=False)
-    try:
-        directory = files.open_directory(root, name)
-    except OSError:
-        return 0
-    finally:
-        files.close_directory(root)
-    try:
-        found = [files.stat(directory, item) for item in files.list_names(directory)]
-        return sum(item is not None and item.is_directory for item in found)
-    finally:
-        files.close_directory(directory)
