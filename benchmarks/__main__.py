@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from benchmarks import http, http_writes, opening, search, writes
+from benchmarks import http, http_writes, opening, recovery, search, writes
 from benchmarks.data import embeddings
 from benchmarks.harness import Measure, Options, report
 
@@ -36,6 +36,7 @@ NAMES = (
     "replay",
     "search",
     "million",
+    "recovery",
     "http",
     "http-writes",
 )
@@ -78,6 +79,7 @@ def run(options: Options, names: list[str] | tuple[str, ...]) -> list[Measure]:
         "replay": lambda: opening.replay(options, rows, queries),
         "search": lambda: search.search(options, rows, queries),
         "million": lambda: opening.million(options),
+        "recovery": lambda: recovery.recovery(options, rows),
         "http": lambda: http.http(options, rows, queries),
         "http-writes": lambda: http_writes.inserts(options, rows),
     }

@@ -12,7 +12,7 @@ import numpy as np
 from benchmarks.data import ids_of
 from benchmarks.harness import Measure, Options, fresh
 
-from dvecdb.engine.database import Database
+from dvecdb.protection.database import Database
 from dvecdb.records import Metric, VectorType
 
 if TYPE_CHECKING:

@@ -21,8 +21,8 @@ from benchmarks.harness import (
     timed,
 )
 
-from dvecdb.engine.database import Database
 from dvecdb.media.files import OsFiles
+from dvecdb.protection.database import Database
 from dvecdb.settings import Settings
 from dvecdb.testing.faults import SlowSync
 
@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from dvecdb.engine.collection import Collection
     from dvecdb.media.files import Files
+    from dvecdb.protection.collection import Collection
 
     Rows = npt.NDArray[np.float32]
 
