@@ -34,11 +34,11 @@ from dvecdb.api.requests import (
     headers_of,
     read_body,
     read_query,
-    subject_of,
     write_options,
 )
 from dvecdb.api.routing import Routes
 from dvecdb.api.status import APPLICATION_CODES, status_of
+from dvecdb.api.subjects import subject_of
 from dvecdb.api.threads import Threads
 from dvecdb.errors import Code, DvecdbError, InvalidRequestError, ServerError
 from dvecdb.telemetry import Event

@@ -9,7 +9,6 @@ from urllib.parse import parse_qsl, unquote_to_bytes
 import msgspec
 
 from dvecdb.errors import Code, InvalidRequestError
-from dvecdb.formats.names import parse_stamped_name
 from dvecdb.wire.bodies import Nothing
 from dvecdb.wire.codec import Format, convert, decode
 
@@ -38,22 +37,6 @@ def headers_of(pairs: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
 def answer_format(headers: Mapping[str, str]) -> Format:
     """Return how the answer is to be written: MessagePack if it is asked for by name."""
     return Format.MSGPACK if "msgpack" in headers.get("accept", "") else Format.JSON
-
-
-def original_name(path: str) -> str:
-    """Return the collection that a trash entry or backup is of, by its name or path.
-
-    What is no such name is returned as it is: nothing but the engine's refusal comes of it.
-    """
-    last = path.rstrip("/").rpartition("/")[2]
-    found = parse_stamped_name(last)
-    return last if found is None else found[0]
-
-
-def subject_of(path: Mapping[str, str]) -> str | None:
-    """Return which collection the parameters of a path are about, None if about none."""
-    entry = path.get("entry", path.get("backup"))
-    return path.get("collection") if entry is None else original_name(entry)
 
 
 def read_body(endpoint: Endpoint, headers: Mapping[str, str], body: bytes) -> Any:

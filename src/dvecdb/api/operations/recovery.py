@@ -17,7 +17,7 @@ from dvecdb.api.context import Answer
 from dvecdb.api.operations.server import task_body
 from dvecdb.api.operations.stored import require_entry
 from dvecdb.api.recovery_log import log_verified
-from dvecdb.api.requests import original_name
+from dvecdb.api.subjects import original_name
 from dvecdb.errors import Code, DvecdbError, ServerError
 from dvecdb.records import check_name
 from dvecdb.wire import recovery as messages
