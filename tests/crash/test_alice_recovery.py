@@ -399,7 +399,8 @@ def test_a_backup_whose_backup_json_is_written_first_is_caught(monkeypatch):
     make = backups.Backups._make
 
     def make_in_place(own, store, note):
-        files, name = own._environment.files, make(own, store, note)
+        files, made = own._environment.files, make(own, store, note)
+        name = made.name
         parent = files.open_directory(own._root, ".backups")
         files.rename(parent, name, parent, "aside")  # and again, in the wrong order
         files.make_directory(parent, name)
@@ -415,7 +416,7 @@ def test_a_backup_whose_backup_json_is_written_first_is_caught(monkeypatch):
         reclaim.remove_tree(files, parent, "aside")
         files.sync_directory(parent)
         files.close_directory(parent)
-        return name
+        return made
 
     monkeypatch.setattr(backups.Backups, "_make", make_in_place)
     assert broken(monkeypatch, backing_up) & {"half", "lost", "refused"}
