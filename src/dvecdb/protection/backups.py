@@ -226,7 +226,8 @@ class Backups:
             written = read_backup_file(files, directory)
             if written is None:
                 return None
-            own = sum(found for _, found in _own_bytes(files, directory, written))
+            found = [item for _, item in _stats(files, directory, written) if item is not None]
+            own = sum(size for size, links in found if links == 1)
             verified = _last_verification(files, directory)
         except (FileNotFoundError, SetAsideError):
             return None
@@ -287,10 +288,10 @@ class Backups:
                 written = read_backup_file(files, directory)
                 assert written is not None
                 return [
-                    f"{path}: {'missing' if size is None else f'{size} bytes'}, expected "
+                    f"{path}: {'missing' if found is None else f'{found[0]} bytes'}, expected "
                     f"{written.files[path]} bytes"
-                    for path, size in _sizes(files, directory, written)
-                    if size != written.files[path]
+                    for path, found in _stats(files, directory, written)
+                    if found is None or found[0] != written.files[path]
                 ]
             finally:
                 files.close_directory(directory)
@@ -452,18 +453,6 @@ def _take_all(
         wanted = [names.COLLECTION_FILE]
         contents.add("", take_files(files, directories.root, target, wanted, share=share))
     return contents
-
-
-def _sizes(files: Files, directory: Dir, written: BackupFile) -> Iterator[tuple[str, int | None]]:
-    """Yield the size of every file that a backup consists of; None if it is missing."""
-    for path, found in _stats(files, directory, written):
-        yield path, None if found is None else found[0]
-
-
-def _own_bytes(files: Files, directory: Dir, written: BackupFile) -> Iterator[tuple[str, int]]:
-    for path, found in _stats(files, directory, written):
-        if found is not None and found[1] == 1:
-            yield path, found[0]
 
 
 def _stats(
