@@ -156,7 +156,8 @@ class Collection(EngineCollection):
         self._store.check_writable()
         visible, view = self._store.visible, self._store.view  # first: it holds all that is read
         then, now = self.snapshot(as_of=target), State(visible.lsn, visible.row_limit)
-        state = State(then.lsn, view.row_limit(then.lsn))
+        until = min(then.lsn, now.lsn)  # a time may be that of a commit made meanwhile
+        state = State(until, view.row_limit(until))
         plan = plan_undo(view, self.schema, state, now, selection)
         lsn, backup = Lsn(now.lsn), None
         key = options.get("idempotency_key")
