@@ -7,11 +7,13 @@ import time
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Final, Protocol
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from dvecdb.errors import Code, InvalidRequestError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from datetime import tzinfo
 
 _STAMP: Final = re.compile(r"(\d{4})(\d\d)(\d\d)_(\d\d)(\d\d)(\d\d)", re.ASCII)
 _UNIX_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -85,6 +87,36 @@ def parse_stamp(text: str) -> int | None:
     except ValueError:
         return None
     return from_datetime(moment)
+
+
+def parse_local_stamp(text: str, zone: tzinfo | None) -> int | None:
+    """Return nanoseconds since the Unix epoch of a stamp in local time, or None if it is none.
+
+    zone: None, that of this machine. Of an hour that a clock showed twice it is the first.
+    """
+    utc = parse_stamp(text)
+    if utc is None:
+        return None
+    try:
+        return from_datetime(to_datetime(utc).replace(tzinfo=zone).astimezone(UTC))
+    except (OverflowError, ValueError, OSError):
+        return None
+
+
+def find_zone(name: str) -> tzinfo:
+    """Return the time zone of a name like Europe/Paris.
+
+    Raises:
+        InvalidRequestError: `invalid-argument`, there is none, or this machine does not know it.
+    """
+    try:
+        return ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        raise InvalidRequestError(
+            Code.INVALID_ARGUMENT,
+            f"{name!r} is no time zone that this machine knows; expected a name like UTC or "
+            "Europe/Paris",
+        ) from None
 
 
 def sleep(seconds: float) -> None:

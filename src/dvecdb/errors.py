@@ -89,6 +89,13 @@ class Code(StrEnum):
     BACKUP_NOT_FOUND = "backup-not-found"
     BACKUP_DAMAGED = "backup-damaged"
     CLOCK_JUMPED = "clock-jumped"
+    SOURCE_NOT_FOUND = "source-not-found"
+    SOURCE_UNCLEAR = "source-unclear"
+    SOURCE_CONTRADICTS = "source-contradicts"
+    SOURCE_IN_USE = "source-in-use"
+    SOURCE_NOT_ALLOWED = "source-not-allowed"
+    NOTHING_RECOVERABLE = "nothing-recoverable"
+    LEGACY_DIRECTORY = "legacy-directory"
 
 
 class DvecdbError(Exception):

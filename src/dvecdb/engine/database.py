@@ -27,6 +27,7 @@ from dvecdb.engine.reclaim import drop_ballast, drop_partials
 from dvecdb.engine.recovery import Access
 from dvecdb.engine.replay import SetAsideError
 from dvecdb.engine.storage import (
+    check_ours,
     close_quietly,
     disk_full,
     is_disk_full,
@@ -103,8 +104,8 @@ class Database(Generic[C]):
         """Open or create the data directory at `path` and recover every collection in it.
 
         Raises:
-            DirectoryError: `directory-in-use`, `not-a-data-directory`, `format-too-new`,
-                `directory-unreadable`.
+            DirectoryError: `directory-in-use`, `not-a-data-directory`, `legacy-directory`,
+                `format-too-new`, `directory-unreadable`.
         """
         self.path = path
         self.read_only = read_only
@@ -161,14 +162,7 @@ class Database(Generic[C]):
     def _open(self) -> None:
         files, root = self._files, self._root
         present = [name for name in files.list_names(root) if name not in names.NOT_DATA]
-        if present and names.COLLECTIONS not in present and names.LOCK not in present:
-            raise DirectoryError(
-                Code.NOT_A_DATA_DIRECTORY,
-                f"{self.path} is not a dvecdb data directory: it has neither {names.LOCK} nor "
-                f"{names.COLLECTIONS}/, but {', '.join(present[:5])}. "
-                "Choose another or an empty directory",
-                path=self.path,
-            )
+        self._check_ours(present)
         if self.read_only:
             self._epoch, self._writer_alive = look_at_lock(files, root)
         else:
@@ -195,6 +189,10 @@ class Database(Generic[C]):
             self._may_expire,
         )  # fmt: skip
         self._open_collections()
+
+    def _check_ours(self, present: list[str]) -> None:
+        """Refuse a directory that is somebody else's. present: what lies in it."""
+        check_ours(self.path, present)
 
     def _open_collections(self) -> None:
         files = self._files
@@ -327,18 +325,25 @@ class Database(Generic[C]):
         write = partial(write_empty, schema, self._environment, self._epoch)
         return self._build(name, write, f"creating collection {name!r}")
 
-    def _build(self, name: str, write: Callable[[Dir], int], doing: str) -> C:
+    def _build(
+        self,
+        name: str,
+        write: Callable[[Dir], int],
+        doing: str,
+        make_room: Callable[[], None] | None = None,
+    ) -> C:
         """Make a collection of the files that `write` puts into its directory; durable on return.
 
-        Other calls go on meanwhile; the name is taken from the start.
+        The name is taken from the start. make_room: takes away what has it, once all is written.
         """
         with self._working():
             with self._lock:
-                self._check_free(name)
+                if make_room is None or name in self._building:
+                    self._check_free(name)
                 self._building.add(name)
             try:
                 store = build_collection(
-                    name, self._environment, self._directory, self._epoch, write
+                    name, self._environment, self._directory, self._epoch, write, make_room
                 )
             except OSError as error:
                 failed = unclear if self._is_there(name) else write_failed
@@ -394,14 +399,14 @@ class Database(Generic[C]):
             raise DamagedDataError(
                 Code.COLLECTION_DAMAGED,
                 f"collection {name!r} is set aside: {reason.message}. Nothing of it was changed; "
-                "restore it from a backup or keep the directory for rescue",
+                "restore it from a backup, or import it (`dvecdb import`) elsewhere",
                 name=name,
                 finding=reason.code,
             )
         raise NotFoundError(
             Code.COLLECTION_NOT_FOUND,
-            f"there is no collection {name!r}; "
-            f"there are: {', '.join(sorted(self._collections)) or 'none'}",
+            f"there is no collection {name!r}; there are: "
+            f"{', '.join(self.collections()) or 'none'}",
             name=name,
         )
 
@@ -427,12 +432,10 @@ class Database(Generic[C]):
         self._check_open()
         return self._findings.all()
 
-    # --- closing ---
-
     def close(self) -> None:
         """Flush what is much, seal the logs, give up the lock. Everything was durable before."""
         if self._pid != os.getpid():
-            return  # the parent's; even its lock may be held by a thread that is not here
+            return  # the parent's, and its lock may be held by a thread that is not here
         with self._lock:
             if self._closed:
                 return

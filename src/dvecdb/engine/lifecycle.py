@@ -54,10 +54,12 @@ def build_collection(
     parent: Dir,
     epoch: Epoch,
     write: Callable[[Dir], int],
+    make_room: Callable[[], None] | None = None,
 ) -> Store:
     """Make a collection below `parent` and return it open; durable on return.
 
-    write: puts its files into an empty directory and returns the time of its creation.
+    write: puts its files into an empty directory and returns the time of its creation; make_room:
+    is called just before it gets its name.
 
     Raises:
         OSError: nothing is there under `name`, unless only the last sync failed.
@@ -76,6 +78,8 @@ def build_collection(
         except SetAsideError as error:  # what was just written cannot be read back
             raise OSError(errno.EIO, error.message) from error
         store.created_ns = created_ns
+        if make_room is not None:
+            make_room()
         environment.check_right()
         files.rename(parent, partial, parent, name)
         files.sync_directory(parent)

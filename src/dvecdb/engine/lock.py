@@ -55,7 +55,8 @@ class WriterLock:
         self._files = files
         self._root = root
         self._owner = owner
-        self._changing = threading.Lock()  # guards `epoch` and `_content`
+        self._address: str | None = None
+        self._changing = threading.Lock()  # guards `epoch`, `_address` and `_content`
         self._file = files.open_lock(root, names.LOCK)
         try:
             content = read_content(files.read_at(self._file, _CONTENT_BYTES, 0))
@@ -71,8 +72,9 @@ class WriterLock:
 
     def _write(self, epoch: Epoch) -> None:
         content = LockContent(
-            epoch=epoch, owner=self._owner, pid=os.getpid(), host=socket.gethostname()
-        )
+            epoch=epoch, owner=self._owner, pid=os.getpid(), host=socket.gethostname(),
+            address=self._address,
+        )  # fmt: skip
         self._content = _encode(content)
         self._files.write_at(self._file, [self._content], 0)
         self._files.sync(self._file)
@@ -90,6 +92,18 @@ class WriterLock:
             if self.epoch < epoch_min:
                 self._write(Epoch(epoch_min))
             return self.epoch
+
+    def announce(self, address: str) -> None:
+        """Say where a server of this directory listens, for whoever finds it in use.
+
+        Raises:
+            HandleError: `fenced`.
+            OSError: as the disk says; then every further check may fail.
+        """
+        self.check()
+        with self._changing:
+            self._address = address
+            self._write(self.epoch)
 
     def check(self) -> None:
         """Make sure that nobody took over.
@@ -211,5 +225,6 @@ def _in_use(content: LockContent | None) -> DirectoryError:
         f"the data directory is in use by {who}; stop it, use its address, or open with "
         "read_only=True",
         pid=content.pid if content is not None else None,
+        host=content.host if content is not None else None,
         address=content.address if content is not None else None,
     )

@@ -227,7 +227,8 @@ class Segment(RowRange):
         damaged = self._bytes_damaged(starts, starts + 16)
         if damaged.any():
             raise UnreadableError(ordinals[damaged].tolist())
-        table = np.frombuffer(self._body[span.offset : span.offset + span.size], np.uint64)
+        stored = self._body[span.offset : span.offset + span.size]
+        table = np.frombuffer(stored[: len(stored) // 8 * 8], np.uint64)  # the file may be cut
         return table[ordinals].astype(np.int64), table[ordinals + 1].astype(np.int64)
 
     def _values(self, name: str, ordinals: npt.NDArray[np.int64]) -> list[bytes]:

@@ -100,6 +100,23 @@ def unreadable(path: str, error: OSError) -> DirectoryError:
     )
 
 
+def check_ours(path: str, present: Sequence[str]) -> None:
+    """Refuse to work in a directory that is somebody else's. present: the names in it.
+
+    Raises:
+        DirectoryError: `not-a-data-directory`.
+    """
+    found = [name for name in present if name not in names.NOT_DATA]
+    if found and names.COLLECTIONS not in found and names.LOCK not in found:
+        raise DirectoryError(
+            Code.NOT_A_DATA_DIRECTORY,
+            f"{path} is not a dvecdb data directory: it has neither {names.LOCK} nor "
+            f"{names.COLLECTIONS}/, but {', '.join(found[:5])}. Choose another or an empty "
+            "directory",
+            path=path,
+        )
+
+
 @contextlib.contextmanager
 def reading(path: str) -> Iterator[None]:
     """Tell it as an error of ours when the disk fails while something is only looked at.

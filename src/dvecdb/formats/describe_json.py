@@ -18,6 +18,7 @@ from dvecdb.formats.manifest_file import (
 )
 from dvecdb.formats.server_file import (
     AuditHeader,
+    ImportReportFile,
     KeyFile,
     RevocationFile,
     TaskEndFile,
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from dvecdb.formats.framing import Buffer
 
 _KINDS: Final[dict[str, tuple[str, type[msgspec.Struct]]]] = {  # by a field only they have
+    "report": ("report of an import", ImportReportFile),
     "generation": ("manifest", Manifest),
     "deleted_ns": ("deletion", DeletionFile),
     "secret_sha256": ("API key", KeyFile),
@@ -41,7 +43,7 @@ _KINDS: Final[dict[str, tuple[str, type[msgspec.Struct]]]] = {  # by a field onl
 }
 _TIMES: Final = frozenset(
     {"created_ns", "deleted_ns", "expires_ns", "hlc", "revoked_ns", "queued_ns", "ended_ns"}
-    | {"verified_ns"}
+    | {"verified_ns", "finished_ns"}
 )
 _HASHES: Final = frozenset({"flushed_hash"})
 _LOCK_FIELDS: Final = frozenset(

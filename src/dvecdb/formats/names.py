@@ -5,7 +5,7 @@
                        manifests/ wal/ segments/ derived/ quarantine/
     .deleted/<name>_<stamp>/               the same, with deletion.json
     .backups/<name>_<stamp>/               the same, with backup.json [verified-<time>.json]
-    .server/keys/ audit/ tasks/            what a server keeps; the engine leaves it alone
+    .server/keys/ audit/ tasks/ imports/   what a server keeps; the engine leaves it alone
 
 A name that begins with `.partial-` is being written and belongs to nobody after a crash.
 """
@@ -24,6 +24,7 @@ SERVER: Final = ".server"
 KEYS: Final = "keys"
 AUDIT: Final = "audit"
 TASKS: Final = "tasks"
+IMPORTS: Final = "imports"
 NOT_DATA: Final = frozenset({SERVER, "lost+found"})
 """What may lie in a directory that is to become a data directory."""
 COLLECTION_FILE: Final = "collection.json"
@@ -46,6 +47,7 @@ _VERIFICATION: Final = re.compile(r"verified-(\d{20})\.json")
 _KEY: Final = re.compile(r"([0-9a-f]{12})(\.revoked)?\.json")
 _AUDIT: Final = re.compile(r"(\d{10})\.jsonl")
 _TASK: Final = re.compile(r"(\d{10})\.(started|ended)\.json")
+_IMPORT: Final = re.compile(r"(\d{10})\.json")
 
 
 def manifest_name(generation: int) -> str:
@@ -148,3 +150,14 @@ def parse_task_name(name: str) -> tuple[str, bool] | None:
     """Return the task id in a name and whether the file says how the task ended, or None."""
     match = _TASK.fullmatch(name)
     return (match[1], match[2] == "ended") if match else None
+
+
+def import_name(task_id: str) -> str:
+    """Return the name of the file that has the report of an import."""
+    return f"{task_id}.json"
+
+
+def parse_import_name(name: str) -> str | None:
+    """Return the task id in the name of an import's report, or None."""
+    match = _IMPORT.fullmatch(name)
+    return match[1] if match else None

@@ -1,6 +1,6 @@
-"""The files of DATA_DIR/.server: API keys, tasks, and the lines of the audit log.
+"""The files of DATA_DIR/.server: API keys, tasks, reports of imports, lines of the audit log.
 
-Keys and tasks are write-once JSON files, sealed as manifests are (`manifest_file`). A second file
+All but the log are write-once JSON files, sealed as manifests are (`manifest_file`). A second file
 beside the first revokes a key, or says how a task ended.
 
 The audit log is files of lines. Each line is a JSON object whose last field, `sum`, is the XXH3-64
@@ -17,6 +17,7 @@ import msgspec
 
 from dvecdb.formats.framing import FORMAT_VERSION, Buffer, FormatError, check_format, checksum
 from dvecdb.formats.manifest_file import open_json
+from dvecdb.reports import ImportReport
 
 _SUM: Final = b',"sum":"'
 _SUM_BYTES: Final = len(_SUM) + 16 + len(b'"}')
@@ -70,6 +71,24 @@ class TaskEndFile(msgspec.Struct, frozen=True, kw_only=True):
     ended_ns: int
     result: Any = None
     error: dict[str, Any] | None = None
+
+
+class ImportReportFile(msgspec.Struct, frozen=True, kw_only=True):
+    """ID.json: what an import did, whole; `id` is that of its task.
+
+    `owner`: the collection whose keys may read it, None: those for all; `name`: of the collection
+    that was made, None for a trial; `replaced`: the trash entry of what had the name before.
+    """
+
+    format_version: int = FORMAT_VERSION
+    required_features: int = 0
+    id: str
+    owner: str | None = None
+    name: str | None = None
+    replaced: str | None = None
+    seconds: float
+    finished_ns: int
+    report: ImportReport
 
 
 class AuditHeader(msgspec.Struct, frozen=True, kw_only=True):

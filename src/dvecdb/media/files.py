@@ -35,6 +35,9 @@ Dir = NewType("Dir", int)  # an open directory
 File = NewType("File", int)  # an open file
 
 Buffer = bytes | bytearray | memoryview
+Mapped = bytes | bytearray | mmap.mmap
+"""What a view that `map` returns is of (its `obj`): bytes that can be searched, whole or mapped."""
+
 _LARGE_BYTES: Final = 2 * 1024 * 1024  # writes from here on go out piece by piece
 _PIECE_BYTES: Final = 1024 * 1024
 _SYNC_FILE_RANGE_WRITE: Final = 2
@@ -45,13 +48,17 @@ _RENAME_NOREPLACE: Final = 1
 
 @dataclass(frozen=True, slots=True)
 class Stat:
-    """What is known of a name. `inode` identifies the file however it is called."""
+    """What is known of a name. `inode` identifies the file however it is called.
+
+    is_special: it is neither a file nor a directory, but a link, a pipe, a socket or a device.
+    """
 
     inode: int
     size_bytes: int
     link_count: int
     is_directory: bool
     modified_ns: int
+    is_special: bool = False
 
 
 class Files(Protocol):
@@ -202,7 +209,8 @@ class OsFiles:
 
     def open(self, directory: Dir, name: str) -> File:
         """Open an existing file for reading."""
-        return File(os.open(name, os.O_RDONLY | os.O_NOFOLLOW, dir_fd=directory))
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK  # a pipe in its place does not block
+        return File(os.open(name, flags, dir_fd=directory))
 
     def close(self, file: File) -> None:
         """Close a file."""
@@ -382,6 +390,7 @@ def _stat(found: os.stat_result) -> Stat:
         link_count=found.st_nlink,
         is_directory=stat_module.S_ISDIR(found.st_mode),
         modified_ns=found.st_mtime_ns,
+        is_special=not (stat_module.S_ISREG(found.st_mode) or stat_module.S_ISDIR(found.st_mode)),
     )
 
 
