@@ -103,8 +103,8 @@ class TopK:
         """Consider rows `first_row` and following, or those with these `numbers`, which rise.
 
         rows: stored type [n, d]; live: bool[n], None: all; norms: `row_norms(rows)`, used where
-        `needs_norms` says so and then computed if None. Live rows are finite; the bytes of the
-        others may be anything.
+        `needs_norms` says so and then computed if None. A live row that is not finite, which only
+        an import can bring, is never found; the bytes of the others may be anything.
         """
         assert rows.dtype == self._type.dtype
         assert rows.shape[1:] == self._query.shape
@@ -171,7 +171,8 @@ class TopK:
             self._relieve()
 
     def _lower_threshold(self, highs: Distances) -> None:
-        """Take upper bounds of the keys of more rows into account."""
+        """Take upper bounds of the keys of more rows into account; rows not finite have none."""
+        highs = highs[np.isfinite(highs)]
         self._highs.append(highs)
         self._highs_count += highs.size
         if self._highs_count * 8 < self._limit:
@@ -207,7 +208,7 @@ class TopK:
 
     def _add_found(self, distances: Distances, numbers: Numbers) -> None:
         """Take measured rows into account."""
-        near = distances <= self._worst
+        near = (distances <= self._worst) & np.isfinite(distances)
         if not near.all():
             distances, numbers = distances[near], numbers[near]
         self._found.append((distances, numbers))

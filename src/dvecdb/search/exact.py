@@ -30,27 +30,30 @@ CHUNK_ELEMENTS: Final = 32 * 1024
 """Components converted to float64 at a time: 256 KiB, which stays in the processor's cache."""
 
 
+_INDIFFERENT: Final = {Metric.COSINE: 1.0, Metric.DOT_PRODUCT: 0.0}
+"""The distance of every row to a zero query."""
+
+
 def exact_distances(
     rows: npt.NDArray[Any], query: npt.NDArray[np.float32], metric: Metric
 ) -> npt.NDArray[np.float64]:
     """Return the distance of every row.
 
-    rows: float32, float16 or int8 [n, d]; query: float32[d]; both finite. result: float64[n].
+    rows: float32, float16 or int8 [n, d]; query: float32[d], finite. result: float64[n], not
+    finite for rows that are not.
     """
     target = query.astype(np.float64)
     count, dimension = rows.shape
-    if not target.any():
-        if metric is Metric.COSINE:
-            return np.ones(count)
-        if metric is Metric.DOT_PRODUCT:
-            return np.zeros(count)
+    if metric in _INDIFFERENT and not target.any():
+        return np.where(np.isfinite(rows).all(axis=1), _INDIFFERENT[metric], np.nan)
     step = max(1, CHUNK_ELEMENTS // max(1, dimension))
-    if count <= step:
-        return _measure(rows.astype(np.float64, order="C"), target, metric)
-    distances = np.empty(count)
-    for start in range(0, count, step):
-        chunk = rows[start : start + step].astype(np.float64, order="C")
-        distances[start : start + step] = _measure(chunk, target, metric)
+    with np.errstate(invalid="ignore"):
+        if count <= step:
+            return _measure(rows.astype(np.float64, order="C"), target, metric)
+        distances = np.empty(count)
+        for start in range(0, count, step):
+            chunk = rows[start : start + step].astype(np.float64, order="C")
+            distances[start : start + step] = _measure(chunk, target, metric)
     return distances
 
 
