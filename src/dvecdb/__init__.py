@@ -22,7 +22,6 @@ if not __debug__:
 from dvecdb import errors
 from dvecdb.engine.snapshot import Snapshot
 from dvecdb.protection.collection import Collection
-from dvecdb.protection.database import Database
 from dvecdb.protection.preview import Preview
 from dvecdb.records import (
     Backup,
@@ -42,6 +41,7 @@ from dvecdb.records import (
     VectorType,
     VerifyReport,
 )
+from dvecdb.rescue.database import Database
 from dvecdb.settings import Settings
 
 if TYPE_CHECKING:
@@ -110,8 +110,8 @@ def open(  # the name users expect: dvecdb.open
     to be synced; nothing is written then.
 
     Raises:
-        DirectoryError: `directory-in-use`, `not-a-data-directory`, `format-too-new`,
-            `directory-unreadable`.
+        DirectoryError: `directory-in-use`, `not-a-data-directory`, `legacy-directory`,
+            `format-too-new`, `directory-unreadable`.
         DiskFullError: `disk-full`.
     """
     return Database(os.fspath(path), read_only=read_only, settings=settings)

@@ -1,0 +1,1 @@
+"""The files of d-vecDB, every generation of them, in any state."""

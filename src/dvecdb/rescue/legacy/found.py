@@ -1,0 +1,79 @@
+"""What a walk through a file finds: whole records, and what is lost between them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from dvecdb.reports import Doubt
+from dvecdb.rescue.legacy.layout import PREFIX_SIZE, u32
+
+if TYPE_CHECKING:
+    from dvecdb.media.files import Mapped
+    from dvecdb.reports import DoubtKind, Lost
+
+_FLIPPED_BITS_MAX = 2
+RAW, PREFIXED = "A", "BC"
+
+
+class Found(msgspec.Struct, gc=False):
+    """A whole record. One for each in the file, so it is no burden to the garbage collector.
+
+    vector: where its floats begin; start, end: of all of it; turn: who wins; open_cost: how
+    unlikely its metadata is, if nothing but itself says where that ends.
+    """
+
+    start: int
+    vector: int
+    end: int
+    json: bytes
+    framing: str
+    encoding: str = ""
+    run: int = 0
+    doubts: tuple[Doubt, ...] = ()
+    zeros: tuple[str, ...] = ()
+    open_cost: float = 0.0
+
+    @property
+    def turn(self) -> tuple[bool, int, int]:
+        """What orders records by when they were written."""
+        return self.framing == PREFIXED, -self.run, self.start
+
+
+@dataclass(slots=True)
+class Walked:
+    """What a walk found. bytes_good: of whole records."""
+
+    records: list[Found] = field(default_factory=list)
+    lost: list[Lost] = field(default_factory=list)
+    bytes_good: int = 0
+
+
+@dataclass(slots=True)
+class Extent:
+    """Where a record's metadata ended, and what is to be said of it."""
+
+    end: int
+    json: bytes
+    encoding: str = ""
+    why: DoubtKind | None = None
+    text: str = ""
+    zeros: list[str] = field(default_factory=list)
+    is_closed: bool = True
+    raw: tuple[int, int] | None = None
+    open_cost: float = 0.0
+
+
+def length_misfit(data: Mapped, found: Found) -> int:
+    """Return how ill the length before a record fits: 0 or 1 if it may be one, 2 if not."""
+    if found.framing == RAW:
+        return 1
+    (length,) = u32(data, found.start)
+    actual = found.end - found.start - PREFIX_SIZE
+    if length == actual:
+        return 0
+    if any(doubt.why == "metadata-lost" for doubt in found.doubts):
+        return 1  # its end is a guess
+    return 0 if not length or (length ^ actual).bit_count() <= _FLIPPED_BITS_MAX else 2
