@@ -7,8 +7,8 @@ threads of their own, and the writes many, so that one sync can serve them all.
 Every failure is an error body with the status of its code; what nobody foresaw is `server-error`,
 with the request id and no traceback, which goes to the log.
 
-Left in `scope["state"]` for whoever counts and logs: `operation`, `principal`. Its `request_id` is
-used if there is one.
+Left in `scope["state"]` for whoever counts, logs and limits: `operation`, `principal`, `unhurried`.
+Its `request_id` is used if there is one.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from dvecdb.api.auth import ANONYMOUS
 from dvecdb.api.context import Answer, Context, Parts
 from dvecdb.api.docs_page import docs_page
 from dvecdb.api.endpoints import ENDPOINTS, Endpoint, Thread
+from dvecdb.api.limits import UNHURRIED
 from dvecdb.api.openapi import describe
 from dvecdb.api.recovery_log import log_recovery
 from dvecdb.api.requests import (
@@ -52,10 +53,11 @@ if TYPE_CHECKING:
 
     from dvecdb.api.audit import Audit
     from dvecdb.api.auth import Guard, Principal
+    from dvecdb.api.import_reports import ImportReports
     from dvecdb.api.metrics import Metrics
     from dvecdb.api.tasks import Tasks
     from dvecdb.clock import Clock
-    from dvecdb.protection.database import Database
+    from dvecdb.rescue.database import Database
 
 
 _ACCEPTED: Final = 202  # a task was started: what it comes to is noted at its end
@@ -67,9 +69,11 @@ class ApiSettings:
     """Settings of the application.
 
     legacy_errors: application errors of endpoints kept from before are answered with status 200.
+    import_roots: directories that an import may read, besides the data directory.
     """
 
     legacy_errors: bool = False
+    import_roots: tuple[str, ...] = ()
     read_threads: int = 8
     write_threads: int = 64
 
@@ -80,6 +84,7 @@ def make_app(
     guard: Guard,
     audit: Audit,
     tasks: Tasks,
+    imports: ImportReports,
     metrics: Metrics,
     clock: Clock,
     settings: ApiSettings | None = None,
@@ -92,6 +97,8 @@ def make_app(
         guard=guard,
         audit=audit,
         tasks=tasks,
+        imports=imports,
+        import_roots=chosen.import_roots,
         metrics=metrics,
         clock=clock,
         started_ns=clock.monotonic_ns(),
@@ -170,6 +177,7 @@ class Api:
             form = answer_format(headers)
             endpoint, path = self._routes.find(scope["method"], _raw_path(scope))
             state["operation"] = endpoint.name
+            state[UNHURRIED] = endpoint.unhurried
             call = self._admit(scope, endpoint, path, headers, request_id)
             if endpoint.request is not None:
                 call.body = await _read(receive)

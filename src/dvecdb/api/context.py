@@ -15,14 +15,15 @@ if TYPE_CHECKING:
 
     from dvecdb.api.audit import Audit
     from dvecdb.api.auth import Guard, Principal
+    from dvecdb.api.import_reports import ImportReports
     from dvecdb.api.metrics import Metrics
     from dvecdb.api.tasks import Tasks
     from dvecdb.clock import Clock
     from dvecdb.engine.collection import Collection as EngineCollection
     from dvecdb.errors import DvecdbError
     from dvecdb.protection.collection import Collection
-    from dvecdb.protection.database import Database
     from dvecdb.records import WriteOptions
+    from dvecdb.rescue.database import Database
     from dvecdb.wire.bodies import DocumentValue
 
 _NANOSECONDS = 1_000_000_000
@@ -30,12 +31,17 @@ _NANOSECONDS = 1_000_000_000
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """What the server is made of. `started_ns`: monotonic; `description`, `docs`: ready pages."""
+    """What the server is made of. `started_ns`: monotonic; `description`, `docs`: ready pages.
+
+    imports: the reports of imports; import_roots: directories that an import may read.
+    """
 
     database: Database
     guard: Guard
     audit: Audit
     tasks: Tasks
+    imports: ImportReports
+    import_roots: tuple[str, ...]
     metrics: Metrics
     clock: Clock
     started_ns: int

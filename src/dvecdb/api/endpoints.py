@@ -16,13 +16,16 @@ from dvecdb.api.operations import (
     points,
     records,
     recovery,
+    rescue,
     server,
     stored,
     vectors,
 )
 from dvecdb.records import Backup, Restored, TrashEntry, Undone
+from dvecdb.reports import ImportReport
 from dvecdb.wire import bodies, legacy
 from dvecdb.wire import recovery as messages
+from dvecdb.wire import rescue as imports
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -51,6 +54,7 @@ class Endpoint:
     mutates: it changes something, so it is audited; durable_audit: answered after the audit log
     is synced; unready: 503 has the same answer, not an error; legacy: kept from before;
     asks_itself: the body names collections, so the operation asks whether the key is for them;
+    unhurried: the request timeout does not apply; trial: type of `data` if it was only tried;
     headers: of the answer, besides those of every answer, with what they say.
     """
 
@@ -70,6 +74,8 @@ class Endpoint:
     octets: str | None = None
     media: str | None = None
     asks_itself: bool = False
+    unhurried: bool = False
+    trial: Any = None
     headers: Mapping[str, str] = field(default_factory=dict)
     thread: Thread = Thread.READ
     segments: tuple[str, ...] = field(init=False)
@@ -238,12 +244,20 @@ _RESTORED: Final = {
     "Dvecdb-Rows-Rewritten": "Rows that had to be written again",
     "Dvecdb-Copied-Bytes": "Bytes that were copied; 0: the files are shared",
 }
+_IMPORTED: Final = {
+    "Location": "Where the whole report is",
+    "Dvecdb-Rows": "Records in it",
+    "Dvecdb-Doubtful": "Those of them that came back with a doubt; the report says which and why",
+    "Dvecdb-Lost": "Ranges of bytes that could not be brought back",
+    "Dvecdb-Replaced": "Trash entry of the collection that had the name before",
+}
 _LEFT: Final = {
     "Dvecdb-Backups": "Names of the newest backups that are still there; missing: none is",
     "Dvecdb-Freed-Bytes": "Space that was freed",
 }
 
 _LEGACY_RECOVERY_ROWS: Final = (
+    _own("GET", "/imports/{import}", rescue.read_import, imports.ImportAnswer, **_READ),
     _legacy(
         "GET", "/collections/deleted", stored.list_deleted, list[messages.DeletedCollection],
         **_READ,
@@ -251,6 +265,11 @@ _LEGACY_RECOVERY_ROWS: Final = (
     _legacy(
         "POST", "/collections/restore", recovery.restore_collection, legacy.NamedMessage,
         request=messages.RestoreRequest, asks_itself=True, headers=_RESTORED, **_TASK, **_RESTORE,
+    ),
+    _legacy(
+        "POST", "/collections/import", rescue.import_collection, legacy.NamedMessage,
+        request=imports.ImportRequest, query=imports.ImportQuery, trial=ImportReport,
+        asks_itself=True, unhurried=True, headers=_IMPORTED, **_TASK, **_RESTORE,
     ),
     _legacy(
         "POST", "/collections/cleanup", recovery.clean_up, list[str],

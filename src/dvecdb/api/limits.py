@@ -8,7 +8,8 @@
 
 An answer given before the body was read to its end closes the connection: the rest of the body is
 not swallowed. A deadline ends the waiting, not the work: a call into the engine cannot be
-cancelled, so it keeps its place among the requests in flight until it returns.
+cancelled, so it keeps its place among the requests in flight until it returns. There is none for
+what the application calls `unhurried`.
 
 The node puts `LimitedApp` around what `make_app` returns, and counts and logs every request once,
 through `on_answered`; the application leaves `operation` and `principal` in `scope["state"]`.
@@ -43,6 +44,9 @@ if TYPE_CHECKING:
 
 ABORT: Final = "dvecdb.abort"
 """The ASGI extension of our protocol: a function that drops the connection at once."""
+
+UNHURRIED: Final = "unhurried"
+"""Key of `scope["state"]`: the application says that the deadline is not for this request."""
 
 _SANE_ID: Final = re.compile(rb"[A-Za-z0-9_.-]{1,64}")
 _NANOSECONDS: Final = 1_000_000_000
@@ -297,6 +301,8 @@ class _Request:
         )
 
     def _late(self) -> None:
+        if self._scope["state"].get(UNHURRIED):
+            return
         seconds = self._limits.request_timeout_seconds
         self._give_up(
             503,

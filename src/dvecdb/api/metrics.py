@@ -34,8 +34,9 @@ if TYPE_CHECKING:
 
     from dvecdb.clock import Clock
     from dvecdb.media.files import Files
-    from dvecdb.protection.database import Database
     from dvecdb.records import CollectionStats
+    from dvecdb.reports import ImportReport
+    from dvecdb.rescue.database import Database
 
     Reading = float | Mapping[str, float]
 
@@ -96,6 +97,8 @@ class Metrics:
         self._lock = threading.Lock()
         self._requests: Counter[tuple[str, int]] = Counter()
         self._durations: dict[str, _Durations] = {}
+        self._imports: Counter[str] = Counter()
+        self._imported = Counter(dict.fromkeys(_IMPORT_FIGURES, 0))
         self._watched: list[_Watched] = []
 
     def observe(self, operation: str, status: int, seconds: float) -> None:
@@ -110,6 +113,15 @@ class Metrics:
             durations = self._durations.setdefault(operation, _Durations())
             durations.buckets[bucket] += 1
             durations.seconds += seconds
+
+    def count_import(self, report: ImportReport | None) -> None:
+        """Count an import that ended. report: of what it made; None: it failed. Any thread."""
+        with self._lock:
+            self._imports["failed" if report is None else "done"] += 1
+            if report is not None:
+                self._imported[telemetry.IMPORTED_ROWS] += report.imported
+                self._imported[telemetry.IMPORT_DOUBTS] += report.imported - report.exact
+                self._imported[telemetry.IMPORT_LOST_RANGES] += len(report.lost)
 
     def watch(
         self, name: str, text: str, read: Callable[[], Reading], *, label: str | None = None
@@ -133,6 +145,7 @@ class Metrics:
         yield from self._request_families()
         for watched in self._watched:
             yield _watched_family(watched)
+        yield from self._import_families()
         yield from self._database_families(database)
         yield from self._disk_families()
         seconds = (self._clock.monotonic_ns() - self._begun_ns) / _NANOSECONDS
@@ -164,6 +177,16 @@ class Metrics:
         for operation, (buckets, seconds) in sorted(durations.items()):
             timed.add_metric([operation], _cumulative(buckets), seconds)
         yield timed
+
+    def _import_families(self) -> Iterator[Metric]:
+        with self._lock:
+            imports, figures = dict(self._imports), dict(self._imported)
+        ended = CounterMetricFamily(telemetry.IMPORTS, "Imports that ended.", labels=["outcome"])
+        for outcome in ("done", "failed"):
+            ended.add_metric([outcome], imports.get(outcome, 0))
+        yield ended
+        for name, text in _IMPORT_FIGURES.items():
+            yield CounterMetricFamily(name, text, value=figures[name])
 
     def _database_families(self, database: Database) -> Iterator[Metric]:
         stats = list(_stats(database))
@@ -204,6 +227,13 @@ class Metrics:
             _log.warning(telemetry.Event.METRICS_FAILED, what="disk", error=error.strerror)
             return
         yield _gauge(telemetry.DISK_FREE_BYTES, "What can still be written.", free)
+
+
+_IMPORT_FIGURES: Final[Mapping[str, str]] = {
+    telemetry.IMPORTED_ROWS: "Records that imports brought back.",
+    telemetry.IMPORT_DOUBTS: "Those of them that came back with a doubt.",
+    telemetry.IMPORT_LOST_RANGES: "Ranges of bytes that imports could not bring back.",
+}
 
 
 class _Scrape:

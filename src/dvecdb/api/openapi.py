@@ -48,6 +48,7 @@ _PATH_PARAMETERS: Final[dict[str, tuple[Document, str]]] = {
     "namespace": ({"type": "string", "minLength": 1}, "Namespace of documents"),
     "key": ({"type": "string", "minLength": 1}, "Key of a document"),
     "task": ({"type": "string", "minLength": 1}, "Id of a task"),
+    "import": ({"type": "string", "minLength": 1}, "Id of the task that imported"),
     "entry": (
         {"type": "string", "minLength": 1},
         "Name of a trash entry, NAME_YYYYMMDD_HHMMSS; for reads also its path",
@@ -61,7 +62,7 @@ _PATH_PARAMETERS: Final[dict[str, tuple[Document, str]]] = {
 }
 _RECOVERY: Final = frozenset(
     {"trash", "backups", "deleted", "restore", "cleanup", "backup", "hard-delete", "snapshots",
-     "protect", "undo", "clone", "tags", "config", "clock"}
+     "import", "imports", "protect", "undo", "clone", "tags", "config", "clock"}
 )  # fmt: skip
 _MSGPACK_NOTE: Final = (
     "The same in MessagePack, which may also be asked for with `Accept: application/msgpack`. "
@@ -119,7 +120,7 @@ def statuses(endpoint: Endpoint) -> list[int]:
 def _types(endpoints: Sequence[Endpoint]) -> list[Any]:
     kinds: list[Any] = [ErrorBody, LegacyErrorBody]
     for endpoint in endpoints:
-        kinds += [endpoint.request, endpoint.query, endpoint.accepted]
+        kinds += [endpoint.request, endpoint.query, endpoint.accepted, endpoint.trial]
         if endpoint.media is None:
             kinds.append(endpoint.answer)
     found: dict[str, Any] = {repr(kind): kind for kind in kinds if kind is not None}
@@ -209,6 +210,8 @@ def _answers(endpoint: Endpoint, schema_of: Document, *, legacy_errors: bool) ->
         kind = "object" if media == "application/json" else "string"
         return {"200": {"description": "OK", "content": {media: {"schema": {"type": kind}}}}}
     schema = schema_of[repr(endpoint.answer)]
+    if endpoint.trial is not None:
+        schema = {"anyOf": [schema, schema_of[repr(endpoint.trial)]]}
     if endpoint.enveloped:
         schema = _envelope(schema)
         if legacy_errors and endpoint.legacy:
@@ -227,6 +230,8 @@ def _answers(endpoint: Endpoint, schema_of: Document, *, legacy_errors: bool) ->
     if endpoint.accepted is not None:
         started = _envelope(schema_of[repr(endpoint.accepted)])
         answers["202"] = _message("A task does it", started)
+        if "Location" in endpoint.headers:
+            answers["202"]["headers"] = {"Location": headers["Location"]}
     if endpoint.unready:
         either = [schema, {"$ref": _REFERENCE.format(name="ErrorBody")}]
         answers["503"] = _message("Not ready", {"anyOf": either})

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from dvecdb.api.audit import AuditEntry
     from dvecdb.records import VerifyReport
+    from dvecdb.reports import Imported
 
 EVENTS: Final[Mapping[str, Event]] = {
     "delete_collection": Event.DELETED,
@@ -85,5 +86,24 @@ def log_verified(name: str, report: VerifyReport, request_id: str) -> None:
         name=name,
         ok=report.ok,
         findings=len(report.findings),
+        request_id=request_id,
+    )
+
+
+def log_imported(made: Imported, source: str, request_id: str, key_name: str) -> None:
+    """Write the line of a collection that an import made: a warning if something was lost."""
+    report = made.report
+    write = _log.warning if report.lost or report.unreadable else _log.info
+    write(
+        Event.IMPORTED,
+        collection=made.name,
+        source=source,
+        generation=report.generation,
+        rows=report.imported,
+        exact=report.exact,
+        lost_ranges=len(report.lost),
+        replaced=made.replaced,
+        seconds=round(made.seconds, 3),
+        key_name=key_name,
         request_id=request_id,
     )

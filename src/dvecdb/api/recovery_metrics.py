@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from datetime import datetime
 
-    from dvecdb.protection.database import Database
     from dvecdb.records import Backup, CollectionStats, TrashEntry
+    from dvecdb.rescue.database import Database
 
 OTHERS: Final = "(others)"
 EXPIRING: Final = timedelta(hours=6)

@@ -3,6 +3,7 @@
     DATA_DIR/.server/keys/     API keys: ID.json, ID.revoked.json
     DATA_DIR/.server/audit/    the audit log: NUMBER.jsonl
     DATA_DIR/.server/tasks/    tasks: ID.started.json, ID.ended.json
+    DATA_DIR/.server/imports/  reports of imports: ID.json
 
 It may be there before the data directory is: keys are made before a server is started. Nothing in
 it needs LOCK; keys come and go while a server runs.
@@ -13,9 +14,9 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING
 
-from dvecdb.engine.storage import disk_full, is_disk_full, unreadable
-from dvecdb.errors import Code, DirectoryError
+from dvecdb.engine.storage import check_ours, disk_full, is_disk_full, unreadable
 from dvecdb.formats import names
+from dvecdb.rescue.refusal import refuse_legacy
 
 if TYPE_CHECKING:
     from dvecdb.media.files import Dir, Files
@@ -24,10 +25,10 @@ if TYPE_CHECKING:
 def make_server_directory(files: Files, data_dir: str, name: str) -> Dir:
     """Return a handle of DATA_DIR/.server/NAME, made durable with all above it if missing.
 
-    name: `names.KEYS`, `names.AUDIT` or `names.TASKS`. Whoever gets the handle closes it.
+    name: `names.KEYS`, `AUDIT`, `TASKS` or `IMPORTS`. Whoever gets the handle closes it.
 
     Raises:
-        DirectoryError: `not-a-data-directory`, `directory-unreadable`.
+        DirectoryError: `not-a-data-directory`, `legacy-directory`, `directory-unreadable`.
         DiskFullError: `disk-full`.
     """
     opened: list[Dir] = []
@@ -53,7 +54,7 @@ def find_server_directory(files: Files, data_dir: str, name: str) -> Dir | None:
     """Return a handle of DATA_DIR/.server/NAME, or None if a server never was here.
 
     Raises:
-        DirectoryError: `not-a-data-directory`, `directory-unreadable`.
+        DirectoryError: `not-a-data-directory`, `legacy-directory`, `directory-unreadable`.
     """
     opened: list[Dir] = []
     try:
@@ -73,12 +74,6 @@ def find_server_directory(files: Files, data_dir: str, name: str) -> Dir | None:
 
 def _check_ours(files: Files, root: Dir, data_dir: str) -> None:
     """Refuse to put anything into a directory that is somebody else's."""
-    present = [name for name in files.list_names(root) if name not in names.NOT_DATA]
-    if present and names.COLLECTIONS not in present and names.LOCK not in present:
-        raise DirectoryError(
-            Code.NOT_A_DATA_DIRECTORY,
-            f"{data_dir} is not a dvecdb data directory: it has neither {names.LOCK} nor "
-            f"{names.COLLECTIONS}/, but {', '.join(present[:5])}. "
-            "Choose another or an empty directory",
-            path=data_dir,
-        )
+    present = files.list_names(root)
+    refuse_legacy(files, root, data_dir, present)
+    check_ours(data_dir, present)

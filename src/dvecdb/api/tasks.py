@@ -108,6 +108,11 @@ class TaskHandle:
     def __init__(self, entry: _Entry, lock: threading.Lock) -> None:
         self._entry, self._lock = entry, lock
 
+    @property
+    def task_id(self) -> str:
+        """The id of the task."""
+        return self._entry.task.id
+
     def progress(self, done: int, total: int | None = None, unit: str | None = None) -> None:
         """Say how far it is: `done` of `total` `unit`."""
         with self._lock:
@@ -162,7 +167,8 @@ class Tasks:
         self._queue: deque[_Entry] = deque()
         self._accepting = 0  # being noted on disk, so they count as queued
         self._running = 0
-        self._is_closed = False
+        self._is_closed = False  # nothing is started any more
+        self._is_ended = False
         self._findings: list[Finding] = []
         try:
             stored = self._files.load(self._findings)
@@ -380,15 +386,33 @@ class Tasks:
         with self._lock:
             return self._findings.copy()
 
-    def close(self, timeout_seconds: float = 5.0) -> None:
-        """Stop everything, wait at most that long, and mark what it interrupts."""
+    def wait(self, task_id: str) -> Task:
+        """Wait for the end of a task, or for the server's, and return how it stands.
+
+        Raises:
+            NotFoundError: `task-not-found`.
+        """
         with self._lock:
-            if self._is_closed:
-                return
+            entry = self._find(task_id)
+            self._ended.wait_for(lambda: entry.task.state.is_over or self._is_closed)
+            return entry.task
+
+    def stop(self) -> None:
+        """Ask everything to stop, start nothing more, and let go of those who wait for an end."""
+        with self._lock:
             self._is_closed = True
             self._queue.clear()
             for entry in self._entries.values():
                 entry.stop.set()
+            self._ended.notify_all()
+
+    def close(self, timeout_seconds: float = 5.0) -> None:
+        """Stop everything, wait at most that long, and mark what it interrupts."""
+        self.stop()
+        with self._lock:
+            if self._is_ended:
+                return
+            self._is_ended = True
             self._ended.wait_for(lambda: self._running == 0, timeout_seconds)
             left = [e for e in self._entries.values() if not e.task.state.is_over]
         for entry in left:

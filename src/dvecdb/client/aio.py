@@ -8,7 +8,7 @@ from collections.abc import Generator
 from functools import update_wrapper
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Self, TypeVar
 
-from dvecdb.client import recovery_requests, requests
+from dvecdb.client import recovery_requests, requests, rescue_requests
 from dvecdb.client.address import (
     CONNECT_TIMEOUT_SECONDS,
     CONNECTIONS_MAX,
@@ -189,6 +189,8 @@ class AsyncDatabase:
     hard_delete = _server_method(recovery_requests.hard_delete)
     purge = _server_method(recovery_requests.purge)
     trust_clock = _server_method(recovery_requests.trust_clock)
+    import_legacy = _server_method(rescue_requests.import_legacy)
+    examine_legacy = _server_method(rescue_requests.examine_legacy)
 
     async def preview(self, path: str) -> AsyncPreview:
         """Open a trash entry or backup for reading, as it is. Raises as `restore`."""

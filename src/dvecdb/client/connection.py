@@ -9,7 +9,7 @@ from functools import update_wrapper
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Self, TypeVar
 
 from dvecdb import clock
-from dvecdb.client import recovery_requests, requests
+from dvecdb.client import recovery_requests, requests, rescue_requests
 from dvecdb.client.address import (
     CONNECT_TIMEOUT_SECONDS,
     CONNECTIONS_MAX,
@@ -210,6 +210,8 @@ class RemoteDatabase:
     hard_delete = _method(recovery_requests.hard_delete)
     purge = _method(recovery_requests.purge)
     trust_clock = _method(recovery_requests.trust_clock)
+    import_legacy = _method(rescue_requests.import_legacy)
+    examine_legacy = _method(rescue_requests.examine_legacy)
 
     def preview(self, path: str) -> RemotePreview:
         """Open a trash entry or backup for reading, as it is; nothing is changed.

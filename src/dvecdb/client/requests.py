@@ -37,7 +37,7 @@ from dvecdb.wire.envelope import ErrorBody, error_from
 from dvecdb.wire.legacy import CreateRequest
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from dvecdb.records import (
         AsOf,
@@ -459,14 +459,20 @@ def verify(collection: Target) -> Plan[VerifyReport]:
     return bodies.report_from(msgspec.convert(result, bodies.VerifyAnswer))
 
 
-def finished(task: bodies.TaskBody, what: str) -> Plan[Json]:
+def finished(
+    task: bodies.TaskBody, what: str, progress: Callable[[int, int], None] | None = None
+) -> Plan[Json]:
     """Wait for the end of a task of the server; return its result.
+
+    progress: is called with what is done and what there is in all, once that is known.
 
     Raises:
         DvecdbError: what it failed with; UnavailableError: `cancelled`.
     """
     seconds = _POLL_SECONDS_FIRST
     while task.state in {"queued", "running"}:
+        if progress is not None and task.total is not None:
+            progress(task.done, task.total)
         yield Wait(seconds)
         seconds = min(seconds * 2, _POLL_SECONDS_MAX)
         task = yield read(f"/tasks/{task.id}", bodies.TaskBody, lambda got: got)

@@ -13,7 +13,7 @@ from dvecdb.wire.envelope import error_message
 if TYPE_CHECKING:
     from dvecdb.api.limits import Receive, Scope, Send
     from dvecdb.api.metrics import Metrics
-    from dvecdb.protection.database import Database
+    from dvecdb.rescue.database import Database
 
 SCRAPES_MAX: Final = 8
 """Scrapes in flight; more are answered 429."""

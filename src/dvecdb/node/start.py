@@ -20,6 +20,7 @@ import dvecdb
 from dvecdb.api.app import Api, ApiSettings, make_app
 from dvecdb.api.audit import Audit
 from dvecdb.api.auth import ANONYMOUS, Guard
+from dvecdb.api.import_reports import ImportReports
 from dvecdb.api.keys import KeyStore
 from dvecdb.api.limits import LimitedApp, Limits
 from dvecdb.api.metrics import Metrics
@@ -27,7 +28,8 @@ from dvecdb.api.recovery_log import log_expired
 from dvecdb.api.server_directory import make_server_directory
 from dvecdb.api.tasks import Tasks
 from dvecdb.clock import SystemClock
-from dvecdb.errors import Code, DirectoryError, InvalidRequestError
+from dvecdb.engine.storage import write_failed
+from dvecdb.errors import Code, InvalidRequestError
 from dvecdb.formats import names
 from dvecdb.media.files import OsFiles
 from dvecdb.node.logs import log_request, start_logging
@@ -35,7 +37,7 @@ from dvecdb.node.metrics_page import MetricsPage
 from dvecdb.node.protocol import Connections
 from dvecdb.node.server import Listener, run
 from dvecdb.node.sockets import bind, check_tls, raise_handle_limit
-from dvecdb.protection.database import Database
+from dvecdb.rescue.database import Database
 from dvecdb.telemetry import (
     AUDIT_ERRORS,
     CONNECTIONS,
@@ -52,7 +54,6 @@ if TYPE_CHECKING:
 
     from dvecdb.api.auth import Principal
     from dvecdb.api.limits import Answered, App
-    from dvecdb.media.files import Dir, Files
     from dvecdb.node.logs import LineWriter
     from dvecdb.node.settings import ServerSettings
 
@@ -73,6 +74,7 @@ class _Parts:
     guard: Guard
     audit: Audit
     tasks: Tasks
+    imports: ImportReports
     metrics: Metrics
     uses_keys: bool
 
@@ -84,7 +86,8 @@ def serve(settings: ServerSettings, *, exit_now: Callable[[int], None]) -> bool:
 
     Raises:
         DvecdbError: it could not start: `invalid-settings`, `unsafe-address`, `port-in-use`,
-            `directory-in-use`, `not-a-data-directory`, `directory-unreadable`, `format-too-new`.
+            `directory-in-use`, `not-a-data-directory`, `legacy-directory`, `directory-unreadable`,
+            `format-too-new`.
     """
     writer = start_logging(settings)
     is_whole = False
@@ -118,6 +121,7 @@ def _serve(settings: ServerSettings, exit_now: Callable[[int], None], writer: Li
             LOG_LINES_DROPPED, "Log lines that nobody took in time.", lambda: writer.dropped
         )
         listeners = _listeners(settings, parts, limited, shared, bound, stack)
+        _announce(parts.database, listeners[0].url)
         run(
             listeners,
             when_started=lambda: _say_started(settings, parts, listeners),
@@ -136,12 +140,7 @@ def open_parts(settings: ServerSettings, stack: contextlib.ExitStack) -> _Parts:
         DvecdbError: as `serve`.
     """
     files, clock, path = OsFiles(), SystemClock(), settings.data_dir
-    try:
-        database = Database(path, settings=settings.engine, files=files, clock=clock)
-    except DirectoryError as error:
-        if error.code is Code.NOT_A_DATA_DIRECTORY and _is_legacy(files, path):
-            raise _legacy(path) from error
-        raise
+    database = Database(path, settings=settings.engine, files=files, clock=clock)
     stack.callback(database.close)
     database.on_expired = log_expired
     keys = KeyStore(files, make_server_directory(files, path, names.KEYS), clock=clock)
@@ -153,10 +152,12 @@ def open_parts(settings: ServerSettings, stack: contextlib.ExitStack) -> _Parts:
     stack.callback(audit.close)
     tasks = Tasks(files, make_server_directory(files, path, names.TASKS), clock=clock)
     stack.callback(tasks.close)
+    imports = ImportReports(files, make_server_directory(files, path, names.IMPORTS))
+    stack.callback(imports.close)
     metrics = Metrics(
         path, engine=settings.engine, version=dvecdb.__version__, files=files, clock=clock
     )
-    return _Parts(database, _FirstKeyGuard(keys), audit, tasks, metrics, uses_keys)
+    return _Parts(database, _FirstKeyGuard(keys), audit, tasks, imports, metrics, uses_keys)
 
 
 class _FirstKeyGuard(Guard):
@@ -190,12 +191,16 @@ def _limited(settings: ServerSettings, parts: _Parts, stack: contextlib.ExitStac
         guard=parts.guard,
         audit=parts.audit,
         tasks=parts.tasks,
+        imports=parts.imports,
         metrics=parts.metrics,
-        settings=ApiSettings(legacy_errors=settings.legacy_errors),
+        settings=ApiSettings(
+            legacy_errors=settings.legacy_errors, import_roots=settings.import_roots
+        ),
         clock=clock,
     )
     assert isinstance(app, Api)
     stack.callback(app.close)
+    stack.callback(parts.tasks.stop)  # before: threads of the application wait for tasks
 
     def answered(request: Answered) -> None:
         parts.metrics.observe(request.operation or NO_OPERATION, request.status, request.seconds)
@@ -261,8 +266,20 @@ def _with_cors(app: App, settings: ServerSettings) -> App:
         allow_origins=settings.cors_origins,
         allow_methods=["*"],
         allow_headers=["*"],
-        expose_headers=["Dvecdb-LSN", "Retry-After", "X-Request-Id"],
+        expose_headers=["Dvecdb-LSN", "Location", "Retry-After", "X-Request-Id"],
     )
+
+
+def _announce(database: Database, url: str) -> None:
+    """Write into LOCK where this server is, so that the command line finds it.
+
+    Raises:
+        OutcomeUnknownError, DiskFullError: LOCK cannot be written, so nothing else could be.
+    """
+    try:
+        database.announce(url)
+    except OSError as error:
+        raise write_failed("writing the address into LOCK", error) from error
 
 
 def _close(stack: contextlib.ExitStack) -> bool:
@@ -297,41 +314,6 @@ def _check_authentication(settings: ServerSettings, *, uses_keys: bool) -> None:
         f"everything. Make one with 'dvecdb keys create --data-dir {settings.data_dir}', or say "
         "allow_unauthenticated",
         host=settings.host,
-    )
-
-
-def _is_legacy(files: Files, path: str) -> bool:
-    """Return whether this is a directory of the old d-vecDB server."""
-    try:
-        root = files.open_root(path, create=False)
-    except OSError:
-        return False
-    try:
-        return any(_has_vectors(files, root, name) for name in files.list_names(root))
-    except OSError:
-        return False
-    finally:
-        files.close_directory(root)
-
-
-def _has_vectors(files: Files, root: Dir, name: str) -> bool:
-    found = files.stat(root, name)
-    if found is None or not found.is_directory:
-        return name in {"wal", "vectors.bin"}
-    directory = files.open_directory(root, name)
-    try:
-        return files.stat(directory, "vectors.bin") is not None
-    finally:
-        files.close_directory(directory)
-
-
-def _legacy(path: str) -> DirectoryError:
-    return DirectoryError(
-        Code.NOT_A_DATA_DIRECTORY,
-        f"{path} was written by the old d-vecDB server, which this one does not serve; nothing "
-        "was changed. 'dvecdb upgrade' brings its vectors into a new data directory",
-        path=path,
-        legacy=True,
     )
 
 

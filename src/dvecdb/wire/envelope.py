@@ -92,6 +92,13 @@ ERROR_CLASSES: Final[dict[Code, type[DvecdbError]]] = {
     Code.BACKUP_NOT_FOUND: NotFoundError,
     Code.BACKUP_DAMAGED: DamagedDataError,
     Code.CLOCK_JUMPED: ConflictError,
+    Code.SOURCE_NOT_FOUND: NotFoundError,
+    Code.SOURCE_UNCLEAR: InvalidRequestError,
+    Code.SOURCE_CONTRADICTS: InvalidRequestError,
+    Code.SOURCE_IN_USE: ConflictError,
+    Code.SOURCE_NOT_ALLOWED: InvalidRequestError,
+    Code.NOTHING_RECOVERABLE: NotFoundError,
+    Code.LEGACY_DIRECTORY: DirectoryError,
 }
 
 

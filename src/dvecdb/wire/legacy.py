@@ -303,16 +303,34 @@ def schema_of(request: CreateRequest) -> Schema:
     Raises:
         InvalidRequestError: `invalid-body`, an enum value nobody knows.
     """
+    metric = metric_named(request.distance_metric)
+    return Schema(request.dimension, metric, vector_type_named(request.vector_type))
+
+
+def metric_named(text: str) -> Metric:
+    """Return the metric of `distance_metric`, in any case.
+
+    Raises:
+        InvalidRequestError: `invalid-body`, nobody knows it.
+    """
     try:
-        metric = parse_metric(request.distance_metric)
+        return parse_metric(text)
     except InvalidRequestError:
-        raise _unknown("distance_metric", request.distance_metric, METRICS.values()) from None
-    if request.vector_type is None:
-        return Schema(request.dimension, metric, VectorType.FLOAT32)
+        raise _unknown("distance_metric", text, METRICS.values()) from None
+
+
+def vector_type_named(text: str | None) -> VectorType:
+    """Return the type of `vector_type`, in any case; Float32 if it is left out.
+
+    Raises:
+        InvalidRequestError: `invalid-body`, nobody knows it.
+    """
+    if text is None:
+        return VectorType.FLOAT32
     try:
-        return Schema(request.dimension, metric, parse_vector_type(request.vector_type))
+        return parse_vector_type(text)
     except InvalidRequestError:
-        raise _unknown("vector_type", request.vector_type, VECTOR_TYPES.values()) from None
+        raise _unknown("vector_type", text, VECTOR_TYPES.values()) from None
 
 
 def config_of(name: str, schema: Schema, index_config: object) -> CollectionConfig:

@@ -1,0 +1,120 @@
+"""The reports of imports, whole: DATA_DIR/.server/imports/ID.json, ID being that of the task.
+
+They may have an entry for every record, so they are no results of tasks. Safe for threads: no two
+share a name.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import threading
+from typing import TYPE_CHECKING, Final
+
+from dvecdb.engine.reclaim import drop_partials
+from dvecdb.engine.storage import read_file, unreadable, write_file
+from dvecdb.errors import Code, DamagedDataError, NotFoundError
+from dvecdb.formats import names
+from dvecdb.formats.framing import FormatError
+from dvecdb.formats.manifest_file import seal_json
+from dvecdb.formats.server_file import ImportReportFile, decode_sealed
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from dvecdb.media.files import Dir, Files
+
+KEPT_MAX: Final = 100
+"""Reports that are kept; the oldest go first."""
+
+
+class ImportReports:
+    """The reports in a directory; the handle belongs to them from now on.
+
+    `_lock` guards whether the directory is open: a task may go on after the server let go of it.
+    """
+
+    def __init__(self, files: Files, directory: Dir, *, kept_max: int = KEPT_MAX) -> None:
+        self._files, self._directory, self._kept_max = files, directory, kept_max
+        self._lock = threading.Lock()
+        self._users = 0
+        self._is_closed = False
+        with contextlib.suppress(OSError):
+            drop_partials(files, directory)
+
+    def keep(self, report: ImportReportFile) -> None:
+        """Keep a report; durable on return. The oldest go, beyond the bound.
+
+        Raises:
+            OSError: it is not kept.
+        """
+        name = names.import_name(report.id)
+        with self._open() as directory:
+            try:
+                write_file(self._files, directory, name, [seal_json(report)])
+            except OSError:
+                with contextlib.suppress(OSError):
+                    self._files.remove(directory, names.PARTIAL + name)
+                raise
+            with contextlib.suppress(OSError):  # another one pruned the same, or the disk fails
+                found = self._files.list_names(directory)
+                kept = sorted(item for item in found if names.parse_import_name(item))
+                for item in kept[: -self._kept_max]:
+                    self._files.remove(directory, item)
+
+    def get(self, task_id: str) -> ImportReportFile:
+        """Return the report of the import that a task did.
+
+        Raises:
+            NotFoundError: `task-not-found`, there is none, or none any more.
+            DamagedDataError: `damaged-data`.
+            DirectoryError: `directory-unreadable`, `format-too-new`.
+        """
+        name = names.import_name(task_id)
+        where = f"{names.SERVER}/{names.IMPORTS}/{name}"
+        try:
+            if names.parse_import_name(name) is None:
+                raise FileNotFoundError
+            with self._open() as directory:
+                data = read_file(self._files, directory, name)
+            return decode_sealed(data, ImportReportFile)
+        except FileNotFoundError:
+            raise NotFoundError(
+                Code.TASK_NOT_FOUND,
+                f"there is no report of an import {task_id!r:.80}; the {self._kept_max} newest "
+                "are kept",
+                task=task_id,
+            ) from None
+        except OSError as error:
+            raise unreadable(where, error) from error
+        except FormatError as error:
+            raise DamagedDataError(
+                Code.DAMAGED_DATA,
+                f"{where}: {error}. The collection is not touched by it, only its report is lost",
+                where=where,
+            ) from error
+
+    @contextlib.contextmanager
+    def _open(self) -> Iterator[Dir]:
+        """Keep the directory open meanwhile. Raises `OSError` if it is closed."""
+        with self._lock:
+            if self._is_closed:
+                raise OSError(errno.EBADF, "the server is stopping")
+            self._users += 1
+        try:
+            yield self._directory
+        finally:
+            with self._lock:
+                self._users -= 1
+                self._close_if_unused()
+
+    def _close_if_unused(self) -> None:
+        if self._is_closed and not self._users:
+            self._files.close_directory(self._directory)
+
+    def close(self) -> None:
+        """Close the directory, once nobody uses it."""
+        with self._lock:
+            if not self._is_closed:
+                self._is_closed = True
+                self._close_if_unused()
