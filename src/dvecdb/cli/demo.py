@@ -1,223 +1,268 @@
-"""`dvecdb demo`: the promise, tried out on real files with a real SIGKILL. Needs no network."""
+"""`dvecdb demo`: a broken database comes back, and then nothing that is done to it is for good.
+
+Needs no network and no model: the vector of a text is the sum of the vectors of its words.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import shutil
-import signal
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+import msgspec
 import numpy as np
+import xxhash
 
 import dvecdb
-from dvecdb.cli import demo_writer as story
-from dvecdb.cli.demo_server import serve_and_kill
-from dvecdb.cli.output import finding_lines, print_json, say, size_text
+from dvecdb.cli import demo_legacy as legacy
+from dvecdb.cli.output import print_json, print_table, say, size_text
 from dvecdb.clock import SystemClock
-from dvecdb.errors import Code, DirectoryError
+from dvecdb.errors import Code, DirectoryError, DiskFullError
+from dvecdb.rescue.finding import scan
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Sequence
 
-_BATCHES: Final = 20  # acknowledged before the writer is killed
-_SECONDS_MAX: Final = 60.0
-_DELETED: Final = 2  # batches
-_CUT: Final = frozenset({"torn", "possibly-acknowledged"})  # findings about what was in flight
+    from dvecdb.cli.demo_legacy import Plan, Written
+    from dvecdb.records import Metadata
+    from dvecdb.reports import ScanEntry
+
+QUERY: Final = "lighthouse storm"
+_SPOILED_ROWS: Final = 1_000
+_ROOM_BYTES_PER_NUMBER: Final = 14  # three times the vectors, and something
+_MILLISECOND_NS: Final = 1_000_000
+_encode = msgspec.json.Encoder(order="deterministic").encode
+
+Contents = tuple[int, int]  # number of records, and a sum over the bits of all of them
 
 
-class Report:
-    """Prints one line per step, or keeps them for JSON, and remembers whether every check held."""
+class Story:
+    """Prints what happens, or keeps it for JSON, and remembers whether every check held."""
 
     def __init__(self, *, as_json: bool) -> None:
         self.good = True
         self.steps: list[dict[str, object]] = []
         self._as_json = as_json
+        self._clock = SystemClock()
 
-    def say(self, text: str) -> None:
+    def tell(self, text: str = "") -> None:
         """Print a line that checks nothing."""
-        self._add(None, f"      {text}", text)
+        self._add(None, text, text)
 
     def check(self, holds: bool, text: str) -> None:
         """Print a line that claims something."""
-        self._add(holds, f"{'ok   ' if holds else 'WRONG'} {text}", text)
+        self._add(holds, text if holds else f"WRONG: {text}", text)
         self.good = self.good and holds
 
+    def table(self, entries: Sequence[ScanEntry], root: Path) -> None:
+        """Print what a scan found."""
+        self.steps.append({"ok": None, "scan": entries})
+        if not self._as_json:
+            _print_scan(entries, root)
+
     def _add(self, holds: bool | None, line: str, text: str) -> None:
-        self.steps.append({"ok": holds, "text": text})
+        if text:
+            self.steps.append({"ok": holds, "text": text})
         if not self._as_json:
             say(line)
 
     def end(self) -> None:
-        """Print the verdict."""
+        """Print the verdict: as JSON, or only if something is wrong."""
         if self._as_json:
             print_json({"ok": self.good, "steps": self.steps})
-        else:
-            say("everything checked out" if self.good else "something is wrong: see above")
+        elif not self.good:
+            say("something is wrong: see above")
+
+    def now_ns(self) -> int:
+        """Return a time to measure with."""
+        return self._clock.monotonic_ns()
+
+    def since(self, start_ns: int) -> str:
+        """Return the time since then as people read it."""
+        passed = self.now_ns() - start_ns
+        if passed < 1_000 * _MILLISECOND_NS:
+            return f"{passed / _MILLISECOND_NS:.1f} ms"
+        return f"{passed / (1_000 * _MILLISECOND_NS):.1f} s"
 
 
-def run_demo(keep: Path | None, *, as_json: bool = False) -> bool:
+def run_demo(keep: Path | None, plan: Plan, *, as_json: bool = False) -> bool:
     """Tell the story; return whether every check held.
 
     Raises:
         DirectoryError: `directory-unreadable`, `keep` is not empty.
+        DiskFullError: `disk-full`, there is no room for it.
     """
-    with _workplace(keep) as place:
-        report = Report(as_json=as_json)
-        path = place / "data"
-        acknowledged = _write_and_kill(path, report)
-        with _timed("reopened", report), dvecdb.open(path) as database:
-            films = _recovered(database, acknowledged, report)
-            _past_and_search(films, acknowledged, report)
-        _damage(path, place / "damaged", report)
-        serve_and_kill(place, report)
+    with _workplace(keep, plan) as place:
+        story = Story(as_json=as_json)
+        old, new = place / "old", place / "data"
+        written = _break(old, plan, story)
+        with dvecdb.open(new) as database:
+            contents = _rescue(database, old, plan, written, story)
+            _search(database, plan, story)
+            _delete_and_restore(database, story)
+            _spoil_and_undo(database, contents, story)
+        story.tell()
         if keep is not None:
-            report.say(f"kept: {path}; try 'dvecdb verify --data-dir {path}'")
-        report.end()
-        return report.good
+            story.tell(f"kept: {old} and {new}")
+        story.tell("Now yours:")
+        for line in _next_commands(keep, new):
+            story.tell(f"  {line}")
+        story.end()
+        return story.good
 
 
 @contextlib.contextmanager
-def _workplace(keep: Path | None) -> Iterator[Path]:
-    if keep is None:
-        with tempfile.TemporaryDirectory(prefix="dvecdb-demo-") as name:
-            yield Path(name)
-        return
-    keep.mkdir(parents=True, exist_ok=True)
-    if any(keep.iterdir()):
-        raise DirectoryError(
-            Code.DIRECTORY_UNREADABLE,
-            f"{keep} is not empty; the demo wants a new or empty directory",
-            path=str(keep),
-        )
-    yield keep
+def _workplace(keep: Path | None, plan: Plan) -> Iterator[Path]:
+    with contextlib.ExitStack() as stack:
+        if keep is None:
+            temporary = tempfile.TemporaryDirectory(prefix="dvecdb-demo-")
+            place = Path(stack.enter_context(temporary))
+        else:
+            place = keep
+            place.mkdir(parents=True, exist_ok=True)
+        if any(place.iterdir()):
+            raise DirectoryError(
+                Code.DIRECTORY_UNREADABLE,
+                f"{keep} is not empty; the demo wants a new or empty directory",
+                path=str(keep),
+            )
+        needed = _ROOM_BYTES_PER_NUMBER * plan.rows * plan.dimension
+        if shutil.disk_usage(place).free < needed:
+            raise DiskFullError(
+                Code.DISK_FULL,
+                f"the demo needs {size_text(needed)} in {place}; --keep DIR takes another place, "
+                "--small needs little",
+                path=str(place),
+            )
+        yield place
 
 
-@contextlib.contextmanager
-def _timed(what: str, report: Report) -> Iterator[None]:
-    clock = SystemClock()
-    start = clock.monotonic_ns()
-    yield
-    report.say(f"{what} and checked in {(clock.monotonic_ns() - start) / 1e9:.1f} s")
+# --- the steps -------------------------------------------------------------------------------
 
 
-def _write_and_kill(path: Path, report: Report) -> Mapping[int, int]:
-    """Start a writer, kill it while it writes; return the acknowledged LSN of each batch."""
-    acknowledged: dict[int, int] = {}
-    command = [sys.executable, "-m", "dvecdb.cli.demo_writer", str(path)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as writer:  # noqa: S603  # our own module
-        assert writer.stdout is not None
-        for line in writer.stdout:
-            _note(acknowledged, line)
-            if len(acknowledged) == _BATCHES:
-                writer.send_signal(signal.SIGKILL)
-                break
-        for line in writer.stdout.read().splitlines():  # said before the signal arrived
-            _note(acknowledged, line)
-        code = writer.wait(_SECONDS_MAX)
-    rows = len(acknowledged) * story.BATCH_ROWS
-    report.check(
-        code == -signal.SIGKILL,
-        f"a writer was killed (SIGKILL) while writing; acknowledged: {rows} rows of "
-        f"{story.DIMENSION} float32 in {len(acknowledged)} batches, up to LSN "
-        f"{max(acknowledged.values(), default=0)}",
+def _break(old: Path, plan: Plan, story: Story) -> Written:
+    """Write the broken database, and show what a scan sees of it."""
+    written = legacy.write_legacy(old, plan)
+    story.tell(
+        f"A d-vecDB database: {plan.rows:,} embeddings of {plan.dimension:,} numbers were written "
+        f"to a file of {size_text(written.size_bytes)}."
     )
-    return acknowledged
-
-
-def _note(acknowledged: dict[int, int], line: str) -> None:
-    batch, lsn = line.split()
-    acknowledged[int(batch)] = int(lsn)
-
-
-def _recovered(
-    database: dvecdb.Database, acknowledged: Mapping[int, int], report: Report
-) -> dvecdb.Collection:
-    """Compare every row with what was written."""
-    films = database.collection(story.COLLECTION)
-    rows = 0
-    equal = True
-    for batch, lsn in acknowledged.items():
-        equal = equal and story.is_stored(films, batch, lsn)
-        rows += story.BATCH_ROWS
-    report.check(equal, f"all {rows} acknowledged rows are there, bit for bit, with their LSNs")
-    extra = max(acknowledged) + 1
-    found = sum(record is not None for record in films.get(story.batch_ids(extra)))
-    whole = found == 0 or (found == story.BATCH_ROWS and story.is_stored(films, extra, None))
-    state = "all of it had reached the log" if found else "none of it is there"
-    report.check(
-        whole and films.count() == rows + found,
-        f"the batch in flight was never acknowledged: {state}; no half batch, nothing else",
+    story.tell(
+        f"Its server was restarted, had forgotten them, and wrote the last {plan.late} over the "
+        "first. The log is gone."
     )
-    findings = database.findings()
-    for finding in findings:
-        report.say("; ".join(finding_lines(finding)))
-    if not findings:
-        report.say("findings: none, nothing had to be cut off")
-    return films
+    story.tell()
+    entries = scan(str(old))
+    story.table(entries, old)
+    found = sum(entry.rows for entry in entries)
+    story.check(
+        found == written.whole,
+        f"{plan.rows:,} written, {written.gone} overwritten, {plan.rows - written.gone - found} "
+        f"torn, at byte {written.torn_at:,}",
+    )
+    story.tell()
+    return written
 
 
-def _past_and_search(
-    films: dvecdb.Collection, acknowledged: Mapping[int, int], report: Report
-) -> None:
-    """Delete rows, read them as of before, search, and read everything once more."""
+def _rescue(
+    database: dvecdb.Database, old: Path, plan: Plan, written: Written, story: Story
+) -> Contents:
+    """Import what is left, and compare every bit with what was written."""
+    start = story.now_ns()
+    done = database.import_legacy(str(old / legacy.COLLECTION), legacy.COLLECTION)
+    passed = story.since(start)
+    rows = (
+        row
+        for chunk in legacy.survivors(plan, written)
+        for row in zip(chunk.ids, chunk.vectors, chunk.metadata, strict=True)
+    )
+    contents = _contents((name, vector.tobytes(), value) for name, vector, value in rows)
+    story.check(
+        done.report.imported == written.whole and _stored(database) == contents,
+        f"imported {done.report.imported:,} in {passed}, every one that is whole: bit-identical ✓",
+    )
+    return contents
+
+
+def _search(database: dvecdb.Database, plan: Plan, story: Story) -> None:
+    (hit,) = database.collection(legacy.COLLECTION).search(legacy.query(plan, QUERY), limit=1)
+    found = hit.metadata or {}
+    title = str(found.get("title"))
+    story.check(
+        set(QUERY.split()) <= set(title.split()),
+        f"search '{QUERY}': '{title}' ({found.get('year')}, {found.get('lang')}) at "
+        f"{hit.distance:.3f}",
+    )
+
+
+def _delete_and_restore(database: dvecdb.Database, story: Story) -> None:
+    database.delete_collection(legacy.COLLECTION, actor="demo", reason="the wrong window")
+    entry = database.trash()[0].name
+    story.check(not database.collections(), f"deleted → trash: {entry}")
+    start = story.now_ns()
+    restored = database.restore(entry)
+    story.check(restored.rows > 0, f"restored in {story.since(start)}: {restored.rows:,} records")
+
+
+def _spoil_and_undo(database: dvecdb.Database, contents: Contents, story: Story) -> None:
+    films = database.collection(legacy.COLLECTION)
     before = films.stats().last_lsn
-    gone = [text for batch in range(_DELETED) for text in story.batch_ids(batch)]
-    commit = films.delete(gone, actor="demo", reason="to read them all the same")
-    present = sum(record is not None for record in films.get(gone))
-    report.check(
-        commit.count == len(gone) and not present,
-        f"deleted {commit.count} rows at LSN {commit.lsn}; now {films.count()} records",
-    )
-    then = films.get(gone, as_of=before)
-    vectors = np.concatenate([story.batch_vectors(batch) for batch in range(_DELETED)])
-    report.check(
-        all(
-            record is not None
-            and record.vector is not None
-            and record.vector.tobytes() == vector.tobytes()
-            for record, vector in zip(then, vectors, strict=True)
-        ),
-        f"read as of LSN {before}, the deleted rows are all there, bit for bit",
-    )
-    wanted = max(acknowledged)
-    query, name = story.batch_vectors(wanted)[7], story.batch_ids(wanted)[7]
-    hits = films.search(query, limit=3)
-    report.check(
-        len(hits) == 3 and hits[0].id == name and hits[0].distance < 1e-6,
-        f"search: {', '.join(f'{hit.id} at {hit.distance:.4f}' for hit in hits)}",
-    )
-    films.flush()
-    verified, stats = films.verify(), films.stats()
-    report.check(
-        all(finding.code in _CUT for finding in verified.findings),
-        f"verified {verified.blocks} blocks, {size_text(verified.size_bytes)}",
-    )
-    report.say(
-        f"stats: {stats.count} records live, {stats.rows} rows ever written, LSN {stats.last_lsn}, "
-        f"{stats.segments} segments, {size_text(stats.segment_bytes)}, epoch {stats.epoch}"
+    ids = [record.id for record in films.scroll(limit=_SPOILED_ROWS).records]
+    films.upsert(ids, np.zeros((len(ids), films.schema.dimension)), reason="a broken script")
+    spoiled = _stored(database) != contents
+    story.check(spoiled, f"a bad upsert: {len(ids):,} embeddings are zeros now")
+    start = story.now_ns()
+    undone = films.undo(to_lsn=before)
+    passed = story.since(start)
+    story.check(
+        _stored(database) == contents,
+        f"undone in {passed}: {undone.restored:,} records as before; all {contents[0]:,} "
+        "bit-identical ✓",
     )
 
 
-def _damage(path: Path, copy: Path, report: Report) -> None:
-    """Flip one bit in a copy and see that it is named, and that the rest still reads."""
-    shutil.copytree(path, copy)
-    target = max(
-        copy.glob("collections/*/segments/*/vectors.bin"), key=lambda at: at.stat().st_size
+def _next_commands(keep: Path | None, new: Path) -> list[str]:
+    data = new if keep is not None else "data"
+    return [
+        "dvecdb rescue scan /path/to/your/d-vecdb",
+        f"dvecdb import /path/to/your/d-vecdb --collection NAME --as NAME --data-dir {data}",
+        f"dvecdb serve --data-dir {data}",
+    ]
+
+
+# --- what is compared ------------------------------------------------------------------------
+
+
+def _contents(rows: Iterable[tuple[str, bytes, Metadata | None]]) -> Contents:
+    """Return the same for the same records, to the bit, in any order."""
+    count = total = 0
+    for name, vector, metadata in rows:
+        digest = xxhash.xxh3_128(name.encode())
+        digest.update(vector)
+        digest.update(_encode(metadata))
+        total += digest.intdigest()
+        count += 1
+    return count, total
+
+
+def _stored(database: dvecdb.Database) -> Contents:
+    records = database.collection(legacy.COLLECTION).scan(with_vectors=True)
+    return _contents(
+        (record.id, record.vector.tobytes(), record.metadata)
+        for record in records
+        if record.vector is not None
     )
-    data = bytearray(target.read_bytes())
-    data[len(data) // 2] ^= 1
-    target.unlink()
-    target.write_bytes(data)
-    with dvecdb.open(copy, read_only=True) as database:
-        verified = database.collection(story.COLLECTION).verify()
-    shutil.rmtree(copy)
-    named = [finding for finding in verified.findings if finding.code == "block-damaged"]
-    report.check(
-        len(named) == 1,
-        f"one bit flipped in a copy of {size_text(len(data))}: "
-        f"{named[0].lost if named else 'not noticed'} cannot be served, and nothing else",
-    )
+
+
+def _print_scan(entries: Sequence[ScanEntry], root: Path) -> None:
+    print_table(
+        ["PATH", "KIND", "GENERATION", "DIMENSION>", "ROWS>", "USED>", "GOOD>", "LOST>"],
+        [
+            (Path(entry.path).relative_to(root), entry.kind, entry.generation or "-",
+             entry.dimension or "-", f"{entry.rows:,}", size_text(entry.bytes_used),
+             f"{100 * entry.good:.3f} %", entry.lost_ranges)
+            for entry in entries
+        ],
+    )  # fmt: skip

@@ -15,7 +15,7 @@ DAMAGE: Final = 1
 USAGE: Final = 2
 """Wrong arguments, or a file or data directory that cannot be used like this."""
 NOT_FOUND: Final = 3
-"""The collection or a record asked for does not exist."""
+"""The collection or a record asked for does not exist, or there is nothing to bring back."""
 CONFLICT: Final = 4
 """The stored state contradicts it: it exists already, or a condition failed."""
 UNAVAILABLE: Final = 5

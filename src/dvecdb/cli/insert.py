@@ -6,9 +6,7 @@ already and how to go on.
 
 from __future__ import annotations
 
-import contextlib
 import re
-import sys
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -16,7 +14,7 @@ import typer
 
 from dvecdb.cli.exit_codes import OK
 from dvecdb.cli.options import Mode
-from dvecdb.cli.output import print_json, say, visible
+from dvecdb.cli.output import print_json, progress_bar, say, visible
 from dvecdb.cli.reading.rows import RowError
 from dvecdb.cli.reading.source import find_format, open_source
 from dvecdb.clock import NANOSECONDS_PER_SECOND, SystemClock
@@ -32,7 +30,7 @@ from dvecdb.errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from pathlib import Path
 
     import dvecdb
@@ -127,7 +125,7 @@ def insert_file(
                 write = _writer(collection, manner, shown)
                 _insert(reader, write, progress, shown, quiet=as_json)
         except RowError as error:
-            _stop(_located(error, shown), shown, progress)
+            _stop(located(error, shown), shown, progress)
         except KeyboardInterrupt:
             typer.echo(f"interrupted: {progress.how_to_go_on(is_certain=False)}", err=True)
             raise
@@ -185,44 +183,26 @@ def _insert(
     *,
     quiet: bool,
 ) -> None:
-    with _bar(reader, quiet=quiet) as advance:
+    with progress_bar(quiet=quiet) as advance:
         for rows in reader.batches():
             try:
                 commit = write(rows)
             except DvecdbError as error:
-                _stop(_with_place(error, rows, shown), shown, progress)
+                _stop(with_place(error, rows, shown), shown, progress)
             progress.add(commit, len(rows.vectors))
-            advance(reader.done)
-
-
-@contextlib.contextmanager
-def _bar(reader: Reader, *, quiet: bool) -> Iterator[Callable[[int], None]]:
-    """Show a progress bar on stderr while the context lasts, if anybody sees it."""
-    if quiet or not sys.stderr.isatty():
-        yield lambda _done: None
-        return
-    from rich import progress as rich_progress  # noqa: PLC0415  # slow to import
-    from rich.console import Console  # noqa: PLC0415
-
-    columns = (
-        rich_progress.BarColumn(),
-        rich_progress.TaskProgressColumn(),
-        rich_progress.TimeRemainingColumn(),
-    )
-    with rich_progress.Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("", total=reader.total)
-        yield lambda done: bar.update(task, completed=done)
+            advance(reader.done, reader.total)
 
 
 # --- what stopped it -------------------------------------------------------------------------
 
 
-def _located(error: RowError, shown: str) -> InvalidRequestError:
+def located(error: RowError, shown: str) -> InvalidRequestError:
+    """Return the error of a row of the file `shown`, with its place."""
     where = f"{shown} {error.where}".rstrip()
     return InvalidRequestError(error.code, f"{where}: {error.message}", where=error.where)
 
 
-def _with_place(error: DvecdbError, rows: Rows, shown: str) -> DvecdbError:
+def with_place(error: DvecdbError, rows: Rows, shown: str) -> DvecdbError:
     """Return the error of a batch with its items named as rows of the file."""
     item = error.details.get("item")
     if isinstance(item, int):

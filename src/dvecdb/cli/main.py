@@ -17,9 +17,11 @@ from dvecdb.cli import (
     care_commands,
     collection_commands,
     config,
+    import_command,
     keys,
     record_commands,
     recovery_commands,
+    rescue_commands,
     serve,
     trash_commands,
 )
@@ -30,8 +32,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 __all__ = [
-    "app", "care_commands", "collection_commands", "main", "record_commands", "recovery_commands",
-    "run", "trash_commands",
+    "app", "care_commands", "collection_commands", "import_command", "main", "record_commands",
+    "recovery_commands", "rescue_commands", "run", "trash_commands",
 ]  # fmt: skip
 
 app.command(rich_help_panel=SERVER)(serve.serve)

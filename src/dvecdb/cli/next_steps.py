@@ -20,6 +20,9 @@ NEXT_STEPS: Final[Mapping[Code, str]] = {
     Code.BACKUP_DAMAGED: "--allow-damage brings back what is whole",
     Code.CLOCK_JUMPED: "'dvecdb trash trust-clock' tells a server that it is right now; what is "
     "named, or all with --older-than 0, is purged whatever the clock says",
+    Code.SOURCE_UNCLEAR: "--collection C names one; 'dvecdb rescue scan SOURCE' lists them",
+    Code.SOURCE_CONTRADICTS: "Leave --dimension and --metric out to take what the bytes say",
+    Code.NOTHING_RECOVERABLE: "'dvecdb rescue scan' looks for more in a whole directory tree",
     Code.AS_OF_UNREADABLE: "'dvecdb history COLLECTION' shows the commits",
 }
 """By error code. Other codes say it themselves."""

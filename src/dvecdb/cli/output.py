@@ -13,7 +13,7 @@ import typer
 from dvecdb.cli.app import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from datetime import datetime
 
     from dvecdb.records import Finding
@@ -121,6 +121,28 @@ def working(what: str, *, quiet: bool) -> Iterator[None]:
 
     with Console(stderr=True, highlight=False).status(visible(what)):
         yield
+
+
+@contextlib.contextmanager
+def progress_bar(*, quiet: bool) -> Iterator[Callable[[int, int | None], None]]:
+    """Show a progress bar on stderr while the context lasts, if anybody sees it.
+
+    Yields what moves it: called with how much is done and how much there is, None if not known.
+    """
+    if quiet or not sys.stderr.isatty():
+        yield lambda _done, _total: None
+        return
+    from rich import progress as rich_progress  # noqa: PLC0415  # slow to import
+    from rich.console import Console  # noqa: PLC0415
+
+    columns = (
+        rich_progress.BarColumn(),
+        rich_progress.TaskProgressColumn(),
+        rich_progress.TimeRemainingColumn(),
+    )
+    with rich_progress.Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("", total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 def finding_lines(finding: Finding) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -15,10 +16,15 @@ from dvecdb.errors import Code, DirectoryError
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+    from dvecdb.errors import DvecdbError
+
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A server or a data directory: exactly one of `url` and `data_dir`."""
+    """A server or a data directory: exactly one of `url` and `data_dir`.
+
+    api_key: for a server, also for one that turns out to have the directory.
+    """
 
     url: str | None = None
     api_key: str | None = None
@@ -48,10 +54,18 @@ class Target:
             database = dvecdb.open(self.data_dir, read_only=not write)
         except DirectoryError as error:
             if error.code is Code.DIRECTORY_IN_USE:
-                error.message += ". If that is a server, write through it: --url"
+                url = server_of(error)
+                where = "If that is a server, write through it: --url"
+                error.message += f". {where}" if url is None else f". It is a server: --url {url}"
             raise
         with database:
             yield database
+
+
+def server_of(error: DvecdbError) -> str | None:
+    """Return the address of the server of this machine that has the directory in use, if it is."""
+    address, host = error.details.get("address"), error.details.get("host")
+    return str(address) if address and host == socket.gethostname() else None
 
 
 def find_target(
@@ -69,6 +83,7 @@ def find_target(
         url = environment.get("DVECDB_URL") or None
         named = environment.get("DVECDB_DATA_DIR")
         data_dir = Path(named) if named else None
+    api_key = api_key or environment.get("DVECDB_API_KEY") or None
     if (url is None) == (data_dir is None):
         found = "both are" if url is not None else "neither is"
         raise UsageError(
@@ -76,5 +91,5 @@ def find_target(
             f"DVECDB_DATA_DIR); {found} given"
         )
     if url is None:
-        return Target(data_dir=data_dir)
-    return Target(url=url, api_key=api_key or environment.get("DVECDB_API_KEY") or None)
+        return Target(data_dir=data_dir, api_key=api_key)
+    return Target(url=url, api_key=api_key)

@@ -97,16 +97,18 @@ class Column:
         if self.dtype.kind != "U" or self.shape != (rows,):
             self._refuse(f"expected {rows} texts, found {self.dtype} of shape {self.shape}")
 
-    def check_vectors(self, dimension: int) -> None:
-        """Refuse anything but numbers [n, dimension]."""
+    def check_vectors(self, dimension: int) -> int:
+        """Refuse anything but numbers [n, dimension], of any dimension for 0; return it."""
+        wanted = dimension or "dimension"
         if self.dtype.kind not in "fiu" or len(self.shape) != 2:
             self._refuse(
-                f"expected numbers of shape [n, {dimension}], found {self.dtype} of shape "
-                f"{self.shape}"
+                f"expected numbers of shape [n, {wanted}], found {self.dtype} of shape {self.shape}"
             )
-        if self.shape[1] != dimension:
-            message = f"expected vectors of {dimension} numbers, found {self.shape[1]}"
+        found = int(self.shape[1])
+        if found != (dimension or max(found, 1)):
+            message = f"expected vectors of {dimension or 1} numbers, found {found}"
             raise RowError(Code.WRONG_DIMENSION, self._name, message)
+        return found
 
     def _refuse(self, message: str) -> NoReturn:
         raise RowError(Code.INVALID_ARGUMENT, self._name, message)
@@ -183,7 +185,7 @@ class _Arrays:
     """Vectors and labels, batch by batch. `done` and `total` in rows."""
 
     def __init__(self, vectors: Column, labels: _Labels, layout: Layout) -> None:
-        vectors.check_vectors(layout.dimension)
+        self._dimension = vectors.check_vectors(layout.dimension)
         self.total: int | None = vectors.rows
         self.done = 0
         self._vectors = vectors
@@ -197,7 +199,7 @@ class _Arrays:
         self._vectors.skip(self.done)
         self._labels.skip(self.done)
         while self.done < total:
-            wanted = max(1, min(layout.rows_max, layout.bytes_max // (4 * layout.dimension)))
+            wanted = max(1, min(layout.rows_max, layout.bytes_max // (4 * self._dimension)))
             count, ids, metadata = self._labels.take(
                 min(wanted, total - self.done), layout.bytes_max
             )

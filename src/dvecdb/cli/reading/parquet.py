@@ -73,11 +73,22 @@ class ParquetFile:
         self._columns = [
             name for name in names if name in known or layout.others is Others.METADATA
         ]
+        self._dimension = layout.dimension or self._first_length()
+
+    def _first_length(self) -> int:
+        """Return the dimension of the first row, 0 if it cannot be told."""
+        name = self._layout.vector_field
+        try:
+            batch = next(self._file.iter_batches(batch_size=1, columns=[name]), None)
+            length = batch.column(name).value_lengths()[0].as_py() if batch else None
+        except (self._pa.ArrowException, AttributeError, OSError):  # said where it is read
+            length = None
+        return length or 0
 
     def batches(self) -> Iterator[Rows]:
         """Yield the batches. Raises `RowError`, `OSError`."""
         layout = self._layout
-        wanted = max(1, min(layout.rows_max, layout.bytes_max // (4 * layout.dimension)))
+        wanted = max(1, min(layout.rows_max, layout.bytes_max // (4 * max(1, self._dimension))))
         skip = layout.skip_rows
         try:
             for batch in self._file.iter_batches(batch_size=wanted, columns=self._columns):
@@ -110,7 +121,7 @@ class ParquetFile:
         return [value if isinstance(value, str) else str(value) for value in found]
 
     def _vectors(self, column: Any, first: int) -> npt.NDArray[Any]:
-        pa, dimension = self._pa, self._layout.dimension
+        pa, dimension = self._pa, self._dimension
         kind = column.type
         is_list = (
             pa.types.is_list(kind)
@@ -125,6 +136,8 @@ class ParquetFile:
         if column.null_count:
             number = column.is_null().to_pylist().index(True)
             raise RowError(Code.INVALID_ARGUMENT, f"row {first + number + 1}", "no vector")
+        if not dimension:
+            raise RowError(Code.WRONG_DIMENSION, f"row {first + 1}", "the vector is empty")
         if not pa.types.is_fixed_size_list(kind) or kind.list_size != dimension:
             lengths = column.value_lengths().to_numpy(zero_copy_only=False)
             wrong = np.flatnonzero(lengths != dimension)

@@ -32,7 +32,10 @@ _decode_metadata = msgspec.json.Decoder(dict[str, Any] | None).decode
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """How a file is to be read: names of its fields, and the size of a batch."""
+    """How a file is to be read: names of its fields, and the size of a batch.
+
+    dimension: 0 for that of the first row.
+    """
 
     dimension: int
     rows_max: int
@@ -102,6 +105,7 @@ class Pending:
     size_bytes: int = 0
     _blocks: list[npt.NDArray[np.float64]] = field(default_factory=list)
     _has_ids: bool | None = None
+    _dimension: int = 0
 
     def add(
         self,
@@ -116,9 +120,13 @@ class Pending:
         Raises:
             RowError: it does not fit the collection or the rows before it.
         """
-        dimension, where = self.layout.dimension, f"line {line}"
+        where = f"line {line}"
         if isinstance(vector, str):
             vector = decode_vector(vector, where)
+        dimension = self._dimension = self._dimension or self.layout.dimension or len(vector)
+        if not dimension:
+            message = f"{self.layout.vector_field} is empty"
+            raise RowError(Code.WRONG_DIMENSION, where, message)
         if len(vector) != dimension:
             raise RowError(
                 Code.WRONG_DIMENSION,
@@ -151,7 +159,7 @@ class Pending:
 
     def _pack(self) -> None:
         """Turn lists of numbers into an array, which takes a quarter of the memory."""
-        dimension, count = self.layout.dimension, len(self.vectors)
+        dimension, count = self._dimension, len(self.vectors)
         numbers = np.fromiter(chain.from_iterable(self.vectors), np.float64, count * dimension)
         self._blocks.append(numbers.reshape(count, dimension))
         self.vectors = []

@@ -28,6 +28,15 @@ _SUFFIXES = {
 STREAMS = frozenset({Format.JSONL, Format.CSV})  # what can go through a pipe
 
 
+def holds_records(path: Path, given: Format | None) -> bool:
+    """Return whether this is meant to be a file of records, by its name or because it is said."""
+    return (
+        given is not None
+        or str(path) == "-"
+        or (path.suffix.lower() in _SUFFIXES and not path.is_dir())
+    )
+
+
 def find_format(path: Path, given: Format | None) -> Format:
     """Return the format of a file; `-` is a pipe.
 
