@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from random import Random
 
     from dvecdb.engine.collection import Collection
-    from dvecdb.protection.database import Database
     from dvecdb.records import Finding
+    from dvecdb.rescue.database import Database
     from dvecdb.settings import Settings
     from dvecdb.testing.disk import MemoryDisk
     from dvecdb.testing.history import Action, History

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection as Group
     from collections.abc import Mapping, Sequence
 
-    from dvecdb.protection.database import Database
+    from dvecdb.rescue.database import Database
     from dvecdb.settings import Settings
     from dvecdb.testing.disk import MemoryDisk
     from dvecdb.testing.history import History

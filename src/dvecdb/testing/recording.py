@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, NamedTuple
 from uuid import UUID
 
-from dvecdb.protection.database import Database
+from dvecdb.rescue.database import Database
 from dvecdb.testing.clocks import ManualClock
 from dvecdb.testing.history import History
 

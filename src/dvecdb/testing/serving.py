@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import uvicorn
 
-from dvecdb.api.app import make_app
+from dvecdb.api.app import ApiSettings, make_app
 from dvecdb.api.audit import Audit
 from dvecdb.api.auth import Guard
+from dvecdb.api.import_reports import ImportReports
 from dvecdb.api.limits import LimitedApp, Limits
 from dvecdb.api.metrics import Metrics
 from dvecdb.api.server_directory import make_server_directory
@@ -21,7 +22,7 @@ from dvecdb.api.tasks import Tasks
 from dvecdb.clock import SystemClock
 from dvecdb.formats import names
 from dvecdb.media.files import OsFiles
-from dvecdb.protection.database import Database
+from dvecdb.rescue.database import Database
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -50,12 +51,13 @@ def serving(
     port: int = 0,
     wrap: Callable[[App], App] = lambda app: app,
     tls: tuple[str, str] | None = None,
+    import_roots: tuple[str, ...] = (),
     **database_options: Any,
 ) -> Iterator[Served]:
     """Serve the data directory at `path` until the context ends; the database is closed then.
 
     port: 0 for a free one; wrap: around the application, inside the limits; tls: files of a
-    certificate and its key; database_options: of `Database`.
+    certificate and its key; import_roots: what imports may read; database_options: of `Database`.
     """
     files = OsFiles()
     with contextlib.ExitStack() as stack:
@@ -64,13 +66,17 @@ def serving(
         stack.callback(audit.close)
         tasks = Tasks(files, make_server_directory(files, path, names.TASKS))
         stack.callback(tasks.close)
+        imports = ImportReports(files, make_server_directory(files, path, names.IMPORTS))
+        stack.callback(imports.close)
         app = make_app(
             database,
             guard=Guard(keys),
             audit=audit,
             tasks=tasks,
+            imports=imports,
             metrics=Metrics(path),
             clock=SystemClock(),
+            settings=ApiSettings(import_roots=import_roots),
         )
         wrapped = wrap(app)
 

@@ -17,7 +17,7 @@ from dvecdb.formats.manifest_file import decode_manifest
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
-    from dvecdb.protection.database import Database
+    from dvecdb.rescue.database import Database
     from dvecdb.testing.disk import MemoryDisk
 
 
