@@ -10,6 +10,7 @@ from dvecdb import Database, Settings
 from dvecdb.api.app import ApiSettings, make_app
 from dvecdb.api.audit import Audit
 from dvecdb.api.auth import Guard
+from dvecdb.api.import_reports import ImportReports
 from dvecdb.api.keys import KeyStore
 from dvecdb.api.metrics import Metrics
 from dvecdb.api.server_directory import make_server_directory
@@ -75,9 +76,13 @@ class Server:
         files = OsFiles()
         self.audit = Audit(files, make_server_directory(files, self.path, names.AUDIT))
         self.tasks = Tasks(files, make_server_directory(files, self.path, names.TASKS))
+        directory = make_server_directory(files, self.path, names.IMPORTS)
+        self.imports = ImportReports(files, directory)
+        self.metrics = Metrics(self.path)
         self.app = make_app(
             self.database, guard=Guard(self.keys), audit=self.audit, tasks=self.tasks,
-            metrics=Metrics(self.path), clock=SystemClock(), settings=self.settings,
+            imports=self.imports, metrics=self.metrics, clock=SystemClock(),
+            settings=self.settings,
         )  # fmt: skip
 
     def reopen(self):
@@ -85,8 +90,10 @@ class Server:
         self.open()
 
     def close(self):
+        self.tasks.stop()
         self.app.close()
         self.tasks.close()
+        self.imports.close()
         self.audit.close()
         self.database.close()
 

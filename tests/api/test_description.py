@@ -17,6 +17,8 @@ from schemathesis.specs.openapi import checks
 from schemathesis.transport.asgi import ASGI_TRANSPORT
 
 from dvecdb.api.endpoints import ENDPOINTS
+from dvecdb.formats.server_file import ImportReportFile
+from dvecdb.reports import Doubt, ImportReport
 
 CALLS = 130 if os.environ.get("DVECDB_SOAK") else 10
 """For each endpoint and way of making them; there are two ways and 40 endpoints and more."""
@@ -44,6 +46,7 @@ def described(tmp_path_factory):
     from tests.api.conftest import Server
 
     server = Server(tmp_path_factory.mktemp("api"))
+    server.imported = False
     with asgi.get_client(server.app) as client:
         schema = schemathesis.openapi.from_asgi("/openapi.json", server.app)
         yield server, schema, client
@@ -65,8 +68,17 @@ def prepare(server):
         server.database.collection("books").tag("t")
     if not server.tasks.list():
         server.tasks.start("verify", "books", lambda _: {"ok": True})
+    if not server.imported:
+        report = ImportReport(source="/old", doubtful=[Doubt(
+            id="a", file="vectors.bin", offset=0, why="ambiguous", text="2 readings", raw="00",
+        )])  # fmt: skip
+        server.imports.keep(ImportReportFile(
+            id="0000000001", owner="books", name="books", seconds=0.5, finished_ns=1, report=report,
+        ))  # fmt: skip
+        server.imported = True
     return {
         "collection": "books",
+        "import": "0000000001",
         "id": "a",
         "namespace": "jobs",
         "key": "cursor",

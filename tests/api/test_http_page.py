@@ -9,6 +9,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import msgspec
+from tests.api.orphans import orphan
 
 PAGE = Path(__file__).parents[2] / "docs" / "http.md"
 
@@ -42,6 +43,7 @@ def fits(shown, found, kept=None):
 
 
 def test_every_request_of_the_page_is_answered_as_it_shows(server):
+    orphan(Path(server.path) / "old")
     blocks = messages()
     answered, kept = 0, {}
     for (first, headers, body), (answer, shown_headers, shown) in pairwise(blocks):

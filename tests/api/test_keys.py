@@ -28,7 +28,7 @@ from dvecdb.errors import (
 )
 from dvecdb.formats import names
 from dvecdb.media.files import OsFiles
-from dvecdb.protection.database import Database
+from dvecdb.rescue.database import Database
 from dvecdb.testing.clocks import ManualClock
 from dvecdb.testing.crash import Data, Names, crash, enumerate_states
 from dvecdb.testing.disk import MemoryDisk

@@ -406,3 +406,47 @@ def test_half_of_a_pruned_task_is_no_task():
     assert tasks.findings() == []
     assert tasks.start("work", None, lambda handle: 1).id == "0000000008"
     tasks.close()
+
+
+# --- waiting ---------------------------------------------------------------------------------
+
+
+def waiting(tasks, task_id):
+    """Wait for a task in a thread; return the thread and where its result will be."""
+    found = []
+    thread = threading.Thread(target=lambda: found.append(tasks.wait(task_id)))
+    thread.start()
+    return thread, found
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_who_waits_for_a_task_gets_it_as_it_ended(fails):
+    tasks = tasks_on(MemoryDisk())
+    work = Work({"n": 1})
+    task = tasks.start("import", "docs", work)
+    thread, found = waiting(tasks, task.id)
+    assert work.began.wait(WAIT)
+    if fails:
+        tasks.cancel(task.id)
+    assert found == []
+    work.go.set()
+    thread.join(WAIT)
+    assert found[0].state is (TaskState.CANCELLED if fails else TaskState.DONE)
+    assert tasks.wait(task.id) == tasks.get(task.id)
+    assert refused(tasks.wait, "0000000099").code == Code.TASK_NOT_FOUND
+    tasks.close()
+
+
+def test_who_waits_is_let_go_when_the_tasks_stop_and_nothing_more_is_started():
+    tasks = tasks_on(MemoryDisk())
+    work = Work()
+    task = tasks.start("import", "docs", work)
+    assert work.began.wait(WAIT)
+    thread, found = waiting(tasks, task.id)
+    tasks.stop()
+    thread.join(WAIT)
+    assert found[0].state is TaskState.RUNNING
+    assert refused(tasks.start, "import", "docs", work).code == Code.HANDLE_CLOSED
+    work.go.set()
+    tasks.close()
+    assert tasks.get(task.id).state is TaskState.INTERRUPTED

@@ -30,8 +30,8 @@ from dvecdb.errors import (
     NotFoundError,
 )
 from dvecdb.protection.collection import Collection
-from dvecdb.protection.database import Database
 from dvecdb.records import Backup, HardDeleted, Restored, TrashEntry, Undone
+from dvecdb.rescue.database import Database
 from dvecdb.testing.clocks import START_NS
 from dvecdb.testing.serving import serving
 

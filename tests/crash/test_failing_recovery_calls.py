@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from dvecdb.errors import Code, DiskFullError, DvecdbError
-from dvecdb.protection.database import Database
+from dvecdb.rescue.database import Database
 from dvecdb.settings import Settings
 from dvecdb.testing.clocks import ManualClock
 from dvecdb.testing.crash import Data, Names, crash

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -249,29 +250,72 @@ def test_a_reader_that_stops_reading_is_no_error(data):
     assert (done.returncode, done.stderr) == (0, "")
 
 
-@pytest.mark.crash
-def test_the_demo_checks_out_and_keeps_what_it_wrote(tmp_path):
+def test_the_demo_tells_its_story_and_keeps_what_it_made(tmp_path):
     kept = tmp_path / "kept"
-    done = program("demo", "--keep", kept)
+    done = program("demo", "--small", "--keep", kept)
     assert (done.returncode, done.stderr) == (0, "")
-    lines = done.stdout.splitlines()
-    assert lines[-1] == "everything checked out"
-    assert "SIGKILL" in lines[0]
-    assert not any(line.startswith("WRONG") for line in lines)
-    assert sum(line.startswith("ok ") for line in lines) >= 11
-    assert any("its idempotency key: it is there once" in line for line in lines)
+    assert "WRONG" not in done.stdout
+    for told in (
+        "3,000 written, 4 overwritten, 1 torn, at byte 2,191",
+        "imported 2,995 in",
+        "search 'lighthouse storm'",
+        "deleted → trash: films_",
+        "restored in",
+        "a bad upsert",
+        "all 2,995 bit-identical ✓",
+        f"serve --data-dir {kept / 'data'}",
+    ):
+        assert told in done.stdout  # fmt: skip
     with dvecdb.open(kept / "data", read_only=True) as database:
-        assert database.collection("films").count() >= 4_500
+        assert database.collection("films").count() == 2_995
+    assert (kept / "old" / "films" / "vectors.bin").exists()
 
 
-def test_a_demo_that_finds_something_wrong_fails(monkeypatch, capsys):
-    from dvecdb.cli import demo_writer
+def test_a_demo_leaves_nothing_behind_unless_it_is_asked_to(tmp_path, monkeypatch, run):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    code, out, _ = run("demo", "--small", "--json")
+    report = json.loads(out)
+    assert (code, report["ok"]) == (0, True)
+    assert all(step["ok"] is not False for step in report["steps"])
+    assert sum(step["ok"] is True for step in report["steps"]) == 7
+    assert list(tmp_path.iterdir()) == []
 
-    monkeypatch.setattr(demo_writer, "is_stored", lambda *arguments: False)
-    assert cli.run(["demo"]) == 1
-    out = capsys.readouterr().out
-    assert "WRONG all" in out
+
+def test_a_demo_that_finds_something_wrong_fails(monkeypatch, run):
+    from dvecdb.cli import demo_legacy
+
+    honest = demo_legacy.survivors
+
+    def one_bit_less(plan, written):
+        for chunk in honest(plan, written):
+            chunk.vectors.view("u4")[0, 0] ^= 1
+            yield chunk
+
+    monkeypatch.setattr(demo_legacy, "survivors", one_bit_less)
+    code, out, _ = run("demo", "--small")
+    assert code == 1
+    assert "WRONG: imported 2,995" in out
     assert out.endswith("something is wrong: see above\n")
+
+
+def test_a_demo_without_room_says_so_before_it_begins(monkeypatch, run, tmp_path):
+    monkeypatch.setattr("shutil.disk_usage", lambda place: shutil._ntuple_diskusage(1, 1, 0))
+    code, out, error = run("demo", "--small", "--keep", tmp_path / "new")
+    assert (code, out) == (5, "")
+    assert error.startswith("error: disk-full: ")
+
+
+# What a run of the demo does not say again: times, stamps and places.
+VARIES = re.compile(r"[\d.]+ (?:ms|s)\b|_\d{8}_\d{6}")
+
+
+@pytest.mark.slow
+def test_the_front_page_opens_with_what_the_demo_prints():
+    page = (Path(__file__).parents[2] / "README.md").read_text()
+    shown = page.split("$ dvecdb demo\n", 1)[1].split("```", 1)[0]
+    done = program("demo")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert VARIES.sub("...", done.stdout) == VARIES.sub("...", shown)
 
 
 def test_every_golden_file_can_be_dumped_by_the_program():

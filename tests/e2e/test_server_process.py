@@ -251,12 +251,16 @@ def test_a_directory_in_use_is_one_line(start, tmp_path):
     assert first.ask("GET", "/health")[0] == 200
 
 
-def test_what_is_no_data_directory_is_one_line(start, tmp_path):
+def test_a_directory_of_the_old_server_is_one_line_that_leads_on(start, tmp_path):
     legacy = tmp_path / "legacy"
     (legacy / "films").mkdir(parents=True)
     (legacy / "films" / "vectors.bin").write_bytes(b"\0" * 1024)
-    refused(start(data=legacy, log=tmp_path / "1.log"), "not-a-data-directory", "dvecdb upgrade")
+    command = f"dvecdb upgrade {legacy} --data-dir NEW"
+    refused(start(data=legacy, log=tmp_path / "1.log"), "legacy-directory", command)
     assert sorted(path.name for path in legacy.iterdir()) == ["films"]
+
+
+def test_what_is_no_data_directory_is_one_line(start, tmp_path):
     other = tmp_path / "other"
     other.mkdir()
     (other / "letter.txt").write_text("hello")

@@ -36,6 +36,7 @@ from dvecdb.formats.manifest_file import (
 )
 from dvecdb.formats.server_file import (
     AuditHeader,
+    ImportReportFile,
     KeyFile,
     RevocationFile,
     TaskEndFile,
@@ -44,8 +45,9 @@ from dvecdb.formats.server_file import (
 )
 from dvecdb.formats.wal_record import FileHeader, Kind, encode_file_header, encode_record
 from dvecdb.media.files import OsFiles
-from dvecdb.protection.database import Database
 from dvecdb.records import Epoch, Lsn, Metric, Schema, VectorType
+from dvecdb.reports import Doubt, ImportReport, Lost, Unreadable
+from dvecdb.rescue.database import Database
 from dvecdb.settings import Settings
 from dvecdb.testing.clocks import ManualClock
 
@@ -335,6 +337,25 @@ def task_end_file() -> TaskEndFile:
     )  # fmt: skip
 
 
+def import_report_file() -> ImportReportFile:
+    doubt = Doubt(
+        id="00112233-4455-6677-8899-aabbccddeeff", file="vectors.bin", offset=71, why="ambiguous",
+        text="2 readings", raw="0100",
+    )  # fmt: skip
+    report = ImportReport(
+        source="/old/docs", name="docs", generation="A+C", dimension=2, metric="cosine",
+        records_found=4, imported=2, exact=1, superseded=1, doubtful=[doubt],
+        lost=[Lost(file="vectors.bin", start=142, end=213, why="overwritten")],
+        deleted_by_log=["b"], dropped_by_log=["docs"],
+        unreadable=[Unreadable(file="wal", why="Permission denied")], notes=["änn"],
+        bytes_used=284, bytes_good=213,
+    )  # fmt: skip
+    return ImportReportFile(
+        id="0000000007", owner="docs", name="docs", replaced="docs_20260102_030405",
+        seconds=0.25, finished_ns=CREATED_NS, report=report,
+    )  # fmt: skip
+
+
 def audit_header() -> AuditHeader:
     return AuditHeader(number=7, created_ns=CREATED_NS, counts_until={"6": 4096})
 
@@ -373,6 +394,7 @@ def golden_files():
         "revocation.json": seal_json(revocation_file()),
         "task_start.json": seal_json(task_start_file()),
         "task_end.json": seal_json(task_end_file()),
+        "import_report.json": seal_json(import_report_file()),
         "audit.jsonl": encode_line(audit_header()) + encode_line(audit_entry()),
     }
 

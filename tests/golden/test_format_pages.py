@@ -134,6 +134,7 @@ STRUCTS = [
     server_file.RevocationFile,
     server_file.TaskStartFile,
     server_file.TaskEndFile,
+    server_file.ImportReportFile,
     server_file.AuditHeader,
     AuditEntry,
 ]

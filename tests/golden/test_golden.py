@@ -25,6 +25,7 @@ from dvecdb.formats.manifest_file import (
     decode_verification_file,
 )
 from dvecdb.formats.server_file import (
+    ImportReportFile,
     KeyFile,
     RevocationFile,
     TaskEndFile,
@@ -175,6 +176,8 @@ def test_the_golden_files_of_a_server_decode_to_the_same_values():
     assert decode_sealed(golden("revocation.json"), RevocationFile) == make.revocation_file()
     assert decode_sealed(golden("task_start.json"), TaskStartFile) == make.task_start_file()
     assert decode_sealed(golden("task_end.json"), TaskEndFile) == make.task_end_file()
+    found = decode_sealed(golden("import_report.json"), ImportReportFile)
+    assert found == make.import_report_file()
     header, entry, rest = golden("audit.jsonl").split(b"\n")
     assert decode_audit_header(header) == make.audit_header()
     assert msgspec.convert(decode_line(entry), AuditEntry) == make.audit_entry()

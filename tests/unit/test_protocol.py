@@ -13,7 +13,7 @@ import uvicorn
 import uvloop
 from uvicorn.protocols.http import httptools_impl
 
-from dvecdb.api.limits import LimitedApp, Limits
+from dvecdb.api.limits import UNHURRIED, LimitedApp, Limits
 from dvecdb.node import protocol
 from dvecdb.node.protocol import Connections, LimitedProtocol
 from dvecdb.node.server import Listener
@@ -496,6 +496,24 @@ def test_a_deadline_ends_the_waiting_and_the_work_keeps_its_place(serve):
         (503, "deadline-exceeded"),
         (200, None),
     ]
+
+
+def test_the_deadline_is_not_for_what_the_application_calls_unhurried(serve):
+    async def patient(scope, receive, send):
+        scope["state"][UNHURRIED] = scope["path"] == "/hold"
+        await asyncio.sleep(0.5)
+        await echo({**scope, "path": "/"}, receive, send)
+
+    served = serve(app=patient, request_timeout_seconds=0.1)
+    for method in (b"GET /hold HTTP/1.1\r\nhost: x\r\n\r\n",
+                   b"POST /hold HTTP/1.1\r\nhost: x\r\ncontent-length: 1\r\n\r\nx"):  # fmt: skip
+        with served.connect() as connection:
+            connection.sendall(method)
+            assert answer(connection)[0] == 200
+    with served.connect() as connection:
+        connection.sendall(GET)
+        status, _, body = answer(connection)
+        assert (status, code(body)) == (503, "deadline-exceeded")
 
 
 def test_what_nobody_foresaw_is_answered_500_with_the_request_id_only(serve):

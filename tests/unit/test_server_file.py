@@ -61,6 +61,8 @@ def test_names_come_back_and_other_names_do_not(number, raw, flag):
     assert names.parse_audit_name(names.audit_name(number)) == number
     assert names.parse_key_name(names.key_name(key_id, revoked=flag)) == (key_id, flag)
     assert names.parse_task_name(names.task_name(task_id, ended=flag)) == (task_id, flag)
+    assert names.parse_import_name(names.import_name(task_id)) == task_id
+    assert names.parse_import_name(names.task_name(task_id)) is None
     for name in (names.audit_name(number), names.task_name(task_id), names.PARTIAL + "x", "LOCK"):
         assert names.parse_key_name(name) is None
         assert names.parse_key_name(names.PARTIAL + names.key_name(key_id)) is None
