@@ -15,7 +15,7 @@ INSTALLED := .venv/.installed
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 10
 
-demo: $(INSTALLED) ## write, crash, reopen and read the past, in a temporary directory
+demo: $(INSTALLED) ## rescue a broken database, delete it, restore it, spoil it, undo that
 	$(BIN)/dvecdb demo
 
 test: $(INSTALLED) ## run the tests; PYTEST_ARGS adds arguments

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from benchmarks import http, http_writes, opening, recovery, search, writes
+from benchmarks import http, http_writes, opening, recovery, rescue, search, writes
 from benchmarks.data import embeddings
 from benchmarks.harness import Measure, Options, report
 
@@ -37,6 +37,7 @@ NAMES = (
     "search",
     "million",
     "recovery",
+    "rescue",
     "http",
     "http-writes",
 )
@@ -80,6 +81,7 @@ def run(options: Options, names: list[str] | tuple[str, ...]) -> list[Measure]:
         "search": lambda: search.search(options, rows, queries),
         "million": lambda: opening.million(options),
         "recovery": lambda: recovery.recovery(options, rows),
+        "rescue": lambda: rescue.rescue(options, rows),
         "http": lambda: http.http(options, rows, queries),
         "http-writes": lambda: http_writes.inserts(options, rows),
     }
