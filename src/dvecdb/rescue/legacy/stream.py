@@ -321,7 +321,7 @@ class Walk:
 
     def _exact_untagged(self, begin: int) -> Extent | None:
         """Return untagged metadata that ends where a record begins, or the file's content."""
-        for body in self._marks.bodies_after(begin):
+        for body in self._marks.bodies_after(begin)[:2]:
             for end in self._ends_before(body):
                 found = self._ends_at(begin, end)
                 if found is not None:
