@@ -13,10 +13,8 @@ from dvecdb.engine.segment_writer import ByteColumn, SegmentContent, remove_part
 from dvecdb.engine.storage import write_failed
 from dvecdb.engine.store import BulkSegment, Ticket
 from dvecdb.errors import OutcomeUnknownError
-from dvecdb.formats import names
 from dvecdb.formats.columns import block_rows, encode_texts
 from dvecdb.formats.lookup_file import hash_ids
-from dvecdb.formats.manifest_file import SegmentEntry
 from dvecdb.formats.segment_file import CHUNK_BYTES
 
 if TYPE_CHECKING:
@@ -24,6 +22,7 @@ if TYPE_CHECKING:
 
     from dvecdb.engine.store import Store
     from dvecdb.engine.writes import Write
+    from dvecdb.formats.manifest_file import SegmentEntry
     from dvecdb.records import Commit, Schema
 
 
@@ -88,25 +87,17 @@ def _prepare(store: Store, write: Write) -> BulkSegment:
         raise write_failed(f"writing a segment of {store.name!r}", error) from error
     hashes = hash_ids(write.ids)
 
+    def entry_at(first_row: int, lsn: int) -> SegmentEntry:
+        return written.entry(range(first_row, first_row + count), lsn, 0)
+
     def rename_to(first_row: int, lsn: int) -> str:
-        name = names.segment_name(first_row, lsn, written.uuid.hex)
+        name = entry_at(first_row, lsn).directory
         environment.files.rename(parent, written.partial_name, parent, name)
         environment.files.sync_directory(parent)
         return name
 
     def open_as(first_row: int, lsn: int) -> Segment:
-        entry = SegmentEntry(
-            directory=names.segment_name(first_row, lsn, written.uuid.hex),
-            uuid=written.uuid.hex,
-            digest=written.digest,
-            first_row=first_row,
-            row_end=first_row + count,
-            first_lsn=lsn,
-            last_lsn=lsn,
-            commits=0,
-            records_bytes=written.records_bytes,
-            vectors_bytes=written.vectors_bytes,
-        )
+        entry = entry_at(first_row, lsn)
         return Segment(environment.files, parent, entry, store.report, store.name)
 
     def run_at(first_row: int) -> Run:

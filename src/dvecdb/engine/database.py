@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, Self, TypeVar
 from dvecdb.clock import SystemClock
 from dvecdb.engine.collection import Collection
 from dvecdb.engine.findings import Findings
-from dvecdb.engine.lifecycle import build_collection, open_collection, write_empty
+from dvecdb.engine.lifecycle import build_collection, open_collection, write_new
 from dvecdb.engine.lock import WriterLock, highest_epoch, look_at_lock
 from dvecdb.engine.maintenance import Worker, maintain, tend
 from dvecdb.engine.reclaim import drop_ballast, drop_partials
@@ -322,7 +322,7 @@ class Database(Generic[C]):
         check_name(name)
         check_whole("dimension", dimension, 1, DIMENSION_MAX)
         schema = Schema(dimension, parse_metric(metric), parse_vector_type(vector_type))
-        write = partial(write_empty, schema, self._environment, self._epoch)
+        write = partial(write_new, schema, self._environment, self._epoch)
         return self._build(name, write, f"creating collection {name!r}")
 
     def _build(

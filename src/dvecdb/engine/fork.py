@@ -17,11 +17,9 @@ from typing import TYPE_CHECKING, Final, Self
 import msgspec
 
 from dvecdb.engine.flush import memtable_content
-from dvecdb.engine.manifest import check_coverage, schema_entry
+from dvecdb.engine.manifest import check_coverage, write_first
 from dvecdb.engine.segment_writer import write_segment
-from dvecdb.engine.storage import write_file
 from dvecdb.formats import names
-from dvecdb.formats.manifest_file import CollectionFile, SegmentEntry, seal_json
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,6 +28,7 @@ if TYPE_CHECKING:
     from dvecdb.engine.memtable import Memtable
     from dvecdb.engine.rows import View
     from dvecdb.engine.store import Environment, Store
+    from dvecdb.formats.manifest_file import SegmentEntry
     from dvecdb.media.files import Dir, File, Files
     from dvecdb.records import Epoch
 
@@ -106,10 +105,6 @@ def write_fork(origin: Origin, environment: Environment, root: Dir, identity: Id
     finally:
         files.close_directory(segments)
     _write_manifest(origin, environment, root, identity, entries)
-    created = CollectionFile(
-        uuid=str(identity.uuid), created_ns=store.created_ns, schema=schema_entry(store.schema)
-    )
-    write_file(files, root, names.COLLECTION_FILE, [seal_json(created)])
     return forked
 
 
@@ -236,21 +231,10 @@ def _write_memtable(
     written = write_segment(
         files, segments, content, origin.store.schema, environment.new_uuid(), identity.uuid
     )
-    last_lsn = content.first_lsn + content.commits - 1
-    name = names.segment_name(memtable.first_row, last_lsn, written.uuid.hex)
-    files.rename(segments, written.partial_name, segments, name)
-    return SegmentEntry(
-        directory=name,
-        uuid=written.uuid.hex,
-        digest=written.digest,
-        first_row=memtable.first_row,
-        row_end=memtable.first_row + content.rows,
-        first_lsn=content.first_lsn,
-        last_lsn=last_lsn,
-        commits=content.commits,
-        records_bytes=written.records_bytes,
-        vectors_bytes=written.vectors_bytes,
-    )
+    rows = range(memtable.first_row, memtable.first_row + content.rows)
+    entry = written.entry(rows, content.first_lsn, content.commits)
+    files.rename(segments, written.partial_name, segments, entry.directory)
+    return entry
 
 
 def _write_manifest(
@@ -260,7 +244,7 @@ def _write_manifest(
     identity: Identity,
     entries: list[SegmentEntry],
 ) -> None:
-    files, before = environment.files, origin.view.manifest
+    before = origin.view.manifest
     manifest = msgspec.structs.replace(
         before,
         generation=1,
@@ -279,9 +263,5 @@ def _write_manifest(
         hlc=origin.hlc,
     )
     check_coverage(manifest)
-    directory = files.open_directory(root, names.MANIFESTS)
-    try:
-        data = seal_json(manifest, origin.store.manifest_unknown)
-        write_file(files, directory, names.manifest_name(1), [data])
-    finally:
-        files.close_directory(directory)
+    unknown = origin.store.manifest_unknown
+    write_first(environment.files, root, manifest, origin.store.created_ns, unknown)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from dvecdb.clock import NANOSECONDS_PER_SECOND
-from dvecdb.engine.manifest import schema_entry
+from dvecdb.engine.manifest import check_coverage, schema_entry, write_first
 from dvecdb.engine.reclaim import (
     drop_backup_file,
     drop_ballast,
@@ -29,9 +29,9 @@ from dvecdb.formats import names
 from dvecdb.formats.framing import FormatError
 from dvecdb.formats.manifest_file import (
     BackupFile,
-    CollectionFile,
     DeletionFile,
     Manifest,
+    SegmentEntry,
     decode_backup_file,
     decode_collection_file,
     seal_json,
@@ -40,6 +40,7 @@ from dvecdb.records import Finding
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from uuid import UUID
 
     from dvecdb.engine.store import Environment, Store
     from dvecdb.media.files import Dir, Files
@@ -157,33 +158,48 @@ def read_backup_file(files: Files, directory: Dir) -> BackupFile | None:
         raise SetAsideError("backup-incomplete", where, f"{where}: {error}") from error
 
 
-def write_empty(schema: Schema, environment: Environment, epoch: Epoch, directory: Dir) -> int:
-    """Write a collection without rows into `directory`; return the time of its creation."""
-    files = environment.files
+def write_new(
+    schema: Schema,
+    environment: Environment,
+    epoch: Epoch,
+    directory: Dir,
+    *,
+    reason: str = "create",
+    write_segments: Callable[[Dir, UUID, int], list[SegmentEntry]] | None = None,
+) -> int:
+    """Write a new collection into an empty directory; return the time of its creation.
+
+    write_segments: puts segments into the directory it is given, one commit each, for a collection
+    with this uuid at this time; None: there are none. All but the directory's own name is durable
+    on return. Raises `OSError`.
+    """
+    files, now = environment.files, environment.clock.wall_ns()
     for child in names.COLLECTION_DIRECTORIES:
         files.make_directory(directory, child)
-    now, collection_uuid = environment.clock.wall_ns(), str(environment.new_uuid())
+    collection, entries = environment.new_uuid(), list[SegmentEntry]()
+    if write_segments is not None:
+        segments = files.open_directory(directory, names.SEGMENTS)
+        try:
+            entries = write_segments(segments, collection, now)
+            files.sync_directory(segments)
+        finally:
+            files.close_directory(segments)
     manifest = Manifest(
         generation=1,
         epoch=int(epoch),
-        collection_uuid=collection_uuid,
+        collection_uuid=str(collection),
         lineage=str(environment.new_uuid()),
-        reason="create",
+        reason=reason,
         created_ns=now,
         schema=schema_entry(schema),
-        segments=[],
-        flushed_lsn=0,
+        segments=entries,
+        flushed_lsn=len(entries),
         flushed_hash=0,
-        row_end=0,
-        hlc=now,
+        row_end=entries[-1].row_end if entries else 0,
+        hlc=now + len(entries),
     )
-    manifests = files.open_directory(directory, names.MANIFESTS)
-    try:
-        write_file(files, manifests, names.manifest_name(1), [seal_json(manifest)])
-    finally:
-        files.close_directory(manifests)
-    created = CollectionFile(uuid=collection_uuid, created_ns=now, schema=manifest.schema)
-    write_file(files, directory, names.COLLECTION_FILE, [seal_json(created)])
+    check_coverage(manifest)
+    write_first(files, directory, manifest, now)
     return now
 
 

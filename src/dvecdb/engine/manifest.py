@@ -10,13 +10,20 @@ from dvecdb.engine.storage import is_disk_full, write_failed, write_file
 from dvecdb.errors import Code, OutcomeUnknownError
 from dvecdb.formats import names
 from dvecdb.formats.framing import digest
-from dvecdb.formats.manifest_file import Manifest, SchemaEntry, SegmentEntry, seal_json
+from dvecdb.formats.manifest_file import (
+    CollectionFile,
+    Manifest,
+    SchemaEntry,
+    SegmentEntry,
+    seal_json,
+)
 from dvecdb.records import Metric, Schema, VectorType
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from dvecdb.engine.store import Store
+    from dvecdb.media.files import Dir, Files
 
 
 def _generation_follows(old: Manifest, new: Manifest) -> bool:
@@ -64,6 +71,28 @@ def _commits_are_covered(_old: Manifest, new: Manifest) -> bool:
 
 def _bulk_rows_have_their_commit(_old: Manifest, new: Manifest) -> bool:
     return all(entry.last_lsn <= new.flushed_lsn for entry in new.segments)
+
+
+def write_first(
+    files: Files,
+    directory: Dir,
+    manifest: Manifest,
+    created_ns: int,
+    unknown: dict[str, object] | None = None,
+) -> None:
+    """Write the first manifest of a collection and its collection.json into `directory`, durably.
+
+    unknown: fields of a manifest before it that this version does not know. Raises `OSError`.
+    """
+    manifests = files.open_directory(directory, names.MANIFESTS)
+    try:
+        write_file(files, manifests, names.manifest_name(1), [seal_json(manifest, unknown)])
+    finally:
+        files.close_directory(manifests)
+    created = CollectionFile(
+        uuid=manifest.collection_uuid, created_ns=created_ns, schema=manifest.schema
+    )
+    write_file(files, directory, names.COLLECTION_FILE, [seal_json(created)])
 
 
 INVARIANTS = (

@@ -22,10 +22,8 @@ from dvecdb.engine.segment_writer import (
 )
 from dvecdb.engine.storage import not_read_back, unclear, write_failed
 from dvecdb.errors import DiskFullError, DvecdbError
-from dvecdb.formats import names
 from dvecdb.formats import segment_file as sf
 from dvecdb.formats.columns import encode_document
-from dvecdb.formats.manifest_file import SegmentEntry
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -33,6 +31,7 @@ if TYPE_CHECKING:
     from dvecdb.engine.store import Store
     from dvecdb.formats.columns import DocumentEntry
     from dvecdb.formats.framing import Buffer
+    from dvecdb.formats.manifest_file import SegmentEntry
 
 
 def document_sections(documents: Sequence[tuple[int, DocumentEntry]]) -> dict[int, Buffer]:
@@ -86,26 +85,14 @@ def place_segment(
         DvecdbError: `disk-full` or `outcome-unknown`.
     """
     files, parent = store.environment.files, store.directories.segments
-    last_lsn = first_lsn + max(commits, 1) - 1
-    name = names.segment_name(rows.start, last_lsn, written.uuid.hex)
+    entry = written.entry(rows, first_lsn, commits)
     try:
-        files.rename(parent, written.partial_name, parent, name)
+        files.rename(parent, written.partial_name, parent, entry.directory)
         files.sync_directory(parent)
     except OSError as error:
         remove_partial(files, parent, written.partial_name)
         raise write_failed(f"naming a segment of {store.name!r}", error) from error
-    return SegmentEntry(
-        directory=name,
-        uuid=written.uuid.hex,
-        digest=written.digest,
-        first_row=rows.start,
-        row_end=rows.stop,
-        first_lsn=first_lsn,
-        last_lsn=last_lsn,
-        commits=commits,
-        records_bytes=written.records_bytes,
-        vectors_bytes=written.vectors_bytes,
-    )
+    return entry
 
 
 @contextlib.contextmanager

@@ -27,6 +27,7 @@ from dvecdb.formats.framing import (
     padding,
     tag_of,
 )
+from dvecdb.formats.manifest_file import SegmentEntry
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -77,6 +78,25 @@ class WrittenSegment:
     digest: str
     records_bytes: int
     vectors_bytes: int
+
+    def entry(self, rows: range, first_lsn: int, commits: int) -> SegmentEntry:
+        """Return its manifest entry, whose `directory` is the name it is to get.
+
+        rows: the range it covers; commits: 0 for rows alone, all of them born at `first_lsn`.
+        """
+        last_lsn = first_lsn + max(commits, 1) - 1
+        return SegmentEntry(
+            directory=names.segment_name(rows.start, last_lsn, self.uuid.hex),
+            uuid=self.uuid.hex,
+            digest=self.digest,
+            first_row=rows.start,
+            row_end=rows.stop,
+            first_lsn=first_lsn,
+            last_lsn=last_lsn,
+            commits=commits,
+            records_bytes=self.records_bytes,
+            vectors_bytes=self.vectors_bytes,
+        )
 
 
 def write_segment(

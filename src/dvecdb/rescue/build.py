@@ -11,17 +11,13 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 import numpy as np
 
-from dvecdb.engine.lifecycle import write_empty
-from dvecdb.engine.manifest import check_coverage, schema_entry
+from dvecdb.engine.lifecycle import write_new
 from dvecdb.engine.new_segment import document_sections
 from dvecdb.engine.segment_writer import ByteColumn, SegmentContent, write_segment
-from dvecdb.engine.storage import write_file
 from dvecdb.errors import Code
-from dvecdb.formats import names
 from dvecdb.formats import segment_file as sf
 from dvecdb.formats.columns import block_rows, encode_texts
 from dvecdb.formats.json_value import encode_json
-from dvecdb.formats.manifest_file import CollectionFile, Manifest, SegmentEntry, seal_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,6 +26,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from dvecdb.engine.store import Environment
+    from dvecdb.formats.manifest_file import SegmentEntry
     from dvecdb.media.files import Buffer, Dir
     from dvecdb.records import Epoch
     from dvecdb.rescue.salvage import Progress, Salvage
@@ -60,42 +57,12 @@ class Building:
 
         All but the directory's own name is durable on return.
         """
-        salvage, environment = self._salvage, self._environment
-        if not salvage.ids and not salvage.documents:
-            return write_empty(salvage.schema, environment, self._epoch, directory)
-        files, now = environment.files, environment.clock.wall_ns()
-        for child in names.COLLECTION_DIRECTORIES:
-            files.make_directory(directory, child)
-        collection_uuid = environment.new_uuid()
-        segments = files.open_directory(directory, names.SEGMENTS)
-        try:
-            entries = self._write_segments(segments, collection_uuid, now)
-            files.sync_directory(segments)
-        finally:
-            files.close_directory(segments)
-        manifest = Manifest(
-            generation=1,
-            epoch=int(self._epoch),
-            collection_uuid=str(collection_uuid),
-            lineage=str(environment.new_uuid()),
-            reason="import",
-            created_ns=now,
-            schema=schema_entry(salvage.schema),
-            segments=entries,
-            flushed_lsn=len(entries),
-            flushed_hash=0,
-            row_end=len(salvage.ids),
-            hlc=now + len(entries),
-        )
-        check_coverage(manifest)
-        manifests = files.open_directory(directory, names.MANIFESTS)
-        try:
-            write_file(files, manifests, names.manifest_name(1), [seal_json(manifest)])
-        finally:
-            files.close_directory(manifests)
-        created = CollectionFile(uuid=str(collection_uuid), created_ns=now, schema=manifest.schema)
-        write_file(files, directory, names.COLLECTION_FILE, [seal_json(created)])
-        return now
+        salvage = self._salvage
+        is_empty = not salvage.ids and not salvage.documents
+        return write_new(
+            salvage.schema, self._environment, self._epoch, directory, reason="import",
+            write_segments=None if is_empty else self._write_segments,
+        )  # fmt: skip
 
     def _write_segments(self, parent: Dir, collection: UUID, now: int) -> list[SegmentEntry]:
         """Write the rows, a segment after the other, in one pass over the vectors."""
@@ -122,22 +89,9 @@ class Building:
                 environment.files, parent, content, salvage.schema, environment.new_uuid(),
                 collection,
             )  # fmt: skip
-            name = names.segment_name(first, lsn, written.uuid.hex)
-            environment.files.rename(parent, written.partial_name, parent, name)
-            entries.append(
-                SegmentEntry(
-                    directory=name,
-                    uuid=written.uuid.hex,
-                    digest=written.digest,
-                    first_row=first,
-                    row_end=last,
-                    first_lsn=lsn,
-                    last_lsn=lsn,
-                    commits=1,
-                    records_bytes=written.records_bytes,
-                    vectors_bytes=written.vectors_bytes,
-                )
-            )
+            entry = written.entry(range(first, last), lsn, 1)
+            environment.files.rename(parent, written.partial_name, parent, entry.directory)
+            entries.append(entry)
         return entries
 
     def _buffers(

@@ -15,7 +15,7 @@ from uuid import UUID, uuid5
 import msgspec
 
 from dvecdb.clock import NANOSECONDS_PER_SECOND, SystemClock, find_zone, parse_local_stamp, stamp
-from dvecdb.engine.lifecycle import write_empty
+from dvecdb.engine.lifecycle import write_new
 from dvecdb.errors import Code, ConflictError, DvecdbError, InvalidRequestError, NotFoundError
 from dvecdb.formats import names
 from dvecdb.media.files import OsFiles, absolute_paths
@@ -354,7 +354,7 @@ def _best_name(job: Job, report: ImportReport, taken: set[str]) -> str:
 def _writer(read: _Read, reason: str) -> Write:
     def write(directory: Dir, environment: Environment, epoch: Epoch) -> int:
         if read.salvage is None:
-            return write_empty(read.schema, environment, epoch, directory)
+            return write_new(read.schema, environment, epoch, directory)
         note = {"op": "import", "reason": reason, "actor": ACTOR}
         return Building(read.salvage, environment, epoch, note).write(directory)
 
