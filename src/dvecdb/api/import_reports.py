@@ -7,10 +7,9 @@ share a name.
 from __future__ import annotations
 
 import contextlib
-import errno
-import threading
 from typing import TYPE_CHECKING, Final
 
+from dvecdb.api.server_directory import HeldDirectory
 from dvecdb.engine.reclaim import drop_partials
 from dvecdb.engine.storage import read_file, unreadable, write_file
 from dvecdb.errors import Code, DamagedDataError, NotFoundError
@@ -20,8 +19,6 @@ from dvecdb.formats.manifest_file import seal_json
 from dvecdb.formats.server_file import ImportReportFile, decode_sealed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from dvecdb.media.files import Dir, Files
 
 KEPT_MAX: Final = 100
@@ -29,16 +26,11 @@ KEPT_MAX: Final = 100
 
 
 class ImportReports:
-    """The reports in a directory; the handle belongs to them from now on.
-
-    `_lock` guards whether the directory is open: a task may go on after the server let go of it.
-    """
+    """The reports in a directory; the handle belongs to them from now on."""
 
     def __init__(self, files: Files, directory: Dir, *, kept_max: int = KEPT_MAX) -> None:
-        self._files, self._directory, self._kept_max = files, directory, kept_max
-        self._lock = threading.Lock()
-        self._users = 0
-        self._is_closed = False
+        self._files, self._kept_max = files, kept_max
+        self._held = HeldDirectory(files, directory)
         with contextlib.suppress(OSError):
             drop_partials(files, directory)
 
@@ -49,7 +41,7 @@ class ImportReports:
             OSError: it is not kept.
         """
         name = names.import_name(report.id)
-        with self._open() as directory:
+        with self._held.open() as directory:
             try:
                 write_file(self._files, directory, name, [seal_json(report)])
             except OSError:
@@ -75,7 +67,7 @@ class ImportReports:
         try:
             if names.parse_import_name(name) is None:
                 raise FileNotFoundError
-            with self._open() as directory:
+            with self._held.open() as directory:
                 data = read_file(self._files, directory, name)
             return decode_sealed(data, ImportReportFile)
         except FileNotFoundError:
@@ -94,27 +86,6 @@ class ImportReports:
                 where=where,
             ) from error
 
-    @contextlib.contextmanager
-    def _open(self) -> Iterator[Dir]:
-        """Keep the directory open meanwhile. Raises `OSError` if it is closed."""
-        with self._lock:
-            if self._is_closed:
-                raise OSError(errno.EBADF, "the server is stopping")
-            self._users += 1
-        try:
-            yield self._directory
-        finally:
-            with self._lock:
-                self._users -= 1
-                self._close_if_unused()
-
-    def _close_if_unused(self) -> None:
-        if self._is_closed and not self._users:
-            self._files.close_directory(self._directory)
-
     def close(self) -> None:
         """Close the directory, once nobody uses it."""
-        with self._lock:
-            if not self._is_closed:
-                self._is_closed = True
-                self._close_if_unused()
+        self._held.close()

@@ -12,6 +12,8 @@ it needs LOCK; keys come and go while a server runs.
 from __future__ import annotations
 
 import contextlib
+import errno
+import threading
 from typing import TYPE_CHECKING
 
 from dvecdb.engine.storage import check_ours, disk_full, is_disk_full, unreadable
@@ -19,6 +21,8 @@ from dvecdb.formats import names
 from dvecdb.rescue.refusal import refuse_legacy
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from dvecdb.media.files import Dir, Files
 
 
@@ -77,3 +81,41 @@ def _check_ours(files: Files, root: Dir, data_dir: str) -> None:
     present = files.list_names(root)
     refuse_legacy(files, root, data_dir, present)
     check_ours(data_dir, present)
+
+
+class HeldDirectory:
+    """A directory that several threads use; it is closed when nobody does any more.
+
+    `_lock` guards whether it is open: a task may go on after the server let go of it.
+    """
+
+    def __init__(self, files: Files, directory: Dir) -> None:
+        self._files, self._directory = files, directory
+        self._lock = threading.Lock()
+        self._users = 0
+        self._is_closed = False
+
+    @contextlib.contextmanager
+    def open(self) -> Iterator[Dir]:
+        """Keep it open meanwhile. Raises `OSError` if it is closed."""
+        with self._lock:
+            if self._is_closed and not self._users:
+                raise OSError(errno.EBADF, "the server is stopping")
+            self._users += 1
+        try:
+            yield self._directory
+        finally:
+            with self._lock:
+                self._users -= 1
+                self._close_if_unused()
+
+    def _close_if_unused(self) -> None:
+        if self._is_closed and not self._users:
+            self._files.close_directory(self._directory)
+
+    def close(self) -> None:
+        """Close it, once nobody uses it."""
+        with self._lock:
+            if not self._is_closed:
+                self._is_closed = True
+                self._close_if_unused()

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import errno
-import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
+from dvecdb.api.server_directory import HeldDirectory
 from dvecdb.engine.reclaim import drop_partials
 from dvecdb.engine.storage import read_file, write_file
 from dvecdb.errors import DirectoryError
@@ -18,8 +17,6 @@ from dvecdb.formats.server_file import TaskEndFile, TaskStartFile, decode_sealed
 from dvecdb.records import Finding
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from dvecdb.media.files import Dir, Files
 
 _T = TypeVar("_T")
@@ -35,17 +32,11 @@ class StoredTask:
 
 
 class TaskFiles:
-    """The files below DATA_DIR/.server/tasks.
-
-    `_lock` guards whether the directory is open: it is closed when nobody uses it any more, for a
-    task may go on after the server stopped waiting for it.
-    """
+    """The files below DATA_DIR/.server/tasks; the handle belongs to them from now on."""
 
     def __init__(self, files: Files, directory: Dir) -> None:
         self._files, self._directory = files, directory
-        self._lock = threading.Lock()
-        self._users = 0
-        self._is_closed = False
+        self._held = HeldDirectory(files, directory)
         self.next_number = 1
         """A number above that of every file, damaged ones included."""
 
@@ -110,7 +101,7 @@ class TaskFiles:
         self._remove(names.task_name(task_id, ended=True))
 
     def _write(self, name: str, value: object) -> None:
-        with self._open():
+        with self._held.open():
             try:
                 write_file(self._files, self._directory, name, [seal_json(value)])
             except OSError:
@@ -118,29 +109,9 @@ class TaskFiles:
                 raise
 
     def _remove(self, name: str) -> None:
-        with contextlib.suppress(OSError), self._open():
+        with contextlib.suppress(OSError), self._held.open():
             self._files.remove(self._directory, name)
-
-    @contextlib.contextmanager
-    def _open(self) -> Iterator[None]:
-        """Keep the directory open meanwhile. Raises `OSError` if it is closed."""
-        with self._lock:
-            if self._is_closed and not self._users:
-                raise OSError(errno.EBADF, "the server is stopping")
-            self._users += 1
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._users -= 1
-                self._close_if_unused()
-
-    def _close_if_unused(self) -> None:
-        if self._is_closed and not self._users:
-            self._files.close_directory(self._directory)
 
     def close(self) -> None:
         """Close the directory, once nobody uses it."""
-        with self._lock:
-            self._is_closed = True
-            self._close_if_unused()
+        self._held.close()
