@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal
 
 from dvecdb.errors import DvecdbError
+from dvecdb.rescue.legacy.names import LOG
 from dvecdb.rescue.logged import logged_collections
 from dvecdb.rescue.naming import usable_name
 from dvecdb.rescue.salvage import Choice
-from dvecdb.rescue.walk import LOG, base_name, printable
+from dvecdb.rescue.walk import base_name, printable
 
 if TYPE_CHECKING:
     from dvecdb.rescue.walk import Findings, Found, LogFound

@@ -25,10 +25,11 @@ from dvecdb.rescue.build import Building
 from dvecdb.rescue.database import examine
 from dvecdb.rescue.finding import part_of, report_in
 from dvecdb.rescue.jobs import jobs_of
+from dvecdb.rescue.legacy.names import VECTORS
 from dvecdb.rescue.naming import is_usable, usable_name
 from dvecdb.rescue.sources import read_source
 from dvecdb.rescue.target import ACTOR, Place, UpgradeTarget
-from dvecdb.rescue.walk import VECTORS, find, printable
+from dvecdb.rescue.walk import find, printable
 
 if TYPE_CHECKING:
     from datetime import tzinfo

@@ -12,19 +12,17 @@ from typing import TYPE_CHECKING, Final, Literal
 
 from dvecdb.errors import Code, NotFoundError
 from dvecdb.formats import names
+from dvecdb.formats.segment_file import RECORDS_NAME
 from dvecdb.media.files import OsFiles, absolute_paths
 from dvecdb.records import DIMENSION_MAX
 from dvecdb.reports import Unreadable
+from dvecdb.rescue.legacy.layout import SIXTEEN
+from dvecdb.rescue.legacy.names import INDEX, LOG, SNAPSHOTS, VECTORS
 from dvecdb.rescue.naming import split_seconds, split_stamp
 
 if TYPE_CHECKING:
     from dvecdb.media.files import Dir, Files, Stat
 
-VECTORS: Final = "vectors.bin"
-LOG: Final = "wal"
-INDEX: Final = "index.bin"
-SNAPSHOTS: Final = "snapshots"
-RECORDS: Final = "records.bin"
 
 DEPTH_MAX: Final = 64
 """Directories below one another that are looked into; each keeps one open."""
@@ -38,7 +36,6 @@ _ZONES: Final[dict[str, Kind]] = {
     names.TRASH: "deleted", names.BACKUPS: "backup", SNAPSHOTS: "snapshot",
 }  # fmt: skip
 _HEADER_BYTES: Final = 36
-_ID_BYTES: Final = (16).to_bytes(8, "little")
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,7 +225,7 @@ class _Walk:
         base = base_name(place.path)
         if place.depth and base.startswith(names.PARTIAL) and not _holds_file(stats, VECTORS):
             return True  # being written or deleted: of nobody
-        is_segment = _holds_file(stats, RECORDS) and names.parse_segment_name(base) is not None
+        is_segment = _holds_file(stats, RECORDS_NAME) and names.parse_segment_name(base) is not None
         if not is_segment and not self._is_own_collection(directory, stats):
             return False
         stamped = names.parse_stamped_name(base) if place.zone != "collection" else None
@@ -367,7 +364,7 @@ def begins_with_record(data: bytes) -> bool:
     """Tell whether a file that begins with `data` (36 bytes) looks like legacy vectors."""
     for start in (0, 4):
         dimension = int.from_bytes(data[start + 24 : start + 32], "little")
-        if data[start : start + 8] == _ID_BYTES and 1 <= dimension <= DIMENSION_MAX:
+        if data[start : start + 8] == SIXTEEN and 1 <= dimension <= DIMENSION_MAX:
             return True
     return False
 

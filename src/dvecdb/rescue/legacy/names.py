@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any, Final
 
 import msgspec
 
 from dvecdb.records import Metric
+from dvecdb.rescue.naming import split_seconds, split_stamp
 
 VECTORS: Final = "vectors.bin"
 INDEX: Final = "index.bin"
@@ -16,8 +16,6 @@ LOG: Final = "wal"
 DELETED: Final = ".deleted"
 BACKUPS: Final = ".backups"
 SNAPSHOTS: Final = "snapshots"
-_STAMPED: Final = re.compile(r"_\d{8}_\d{6}$")
-_COUNTED: Final = re.compile(r"_\d{9,11}$")
 _METRICS: Final = {
     "cosine": Metric.COSINE,
     "euclidean": Metric.EUCLIDEAN,
@@ -65,8 +63,9 @@ def read_description(data: bytes) -> Description | None:
 
 def original_name(directory: str, parent: str) -> str:
     """Return the collection's name from that of its directory below `parent`."""
+    taken: tuple[str, object] | None = None
     if parent in {DELETED, BACKUPS}:
-        return _STAMPED.sub("", directory)
-    if parent == SNAPSHOTS:
-        return _COUNTED.sub("", directory)
-    return directory
+        taken = split_stamp(directory)
+    elif parent == SNAPSHOTS:
+        taken = split_seconds(directory)
+    return directory if taken is None else taken[0]

@@ -321,12 +321,13 @@ class Walk:
 
     def _exact_untagged(self, begin: int) -> Extent | None:
         """Return untagged metadata that ends where a record begins, or the file's content."""
-        for body in self._marks.bodies_after(begin)[:2]:
+        bodies = self._marks.bodies_after(begin)
+        for body in bodies[:2]:
             for end in self._ends_before(body):
                 found = self._ends_at(begin, end)
                 if found is not None:
                     return found
-        return self._last(begin) if not self._marks.bodies_after(begin) else None
+        return None if bodies else self._last(begin)
 
     def _ends_before(self, body: int) -> list[int]:
         """Return where the record before one with its body at `body` may end, likeliest first."""
