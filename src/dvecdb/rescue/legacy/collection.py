@@ -17,7 +17,15 @@ import numpy as np
 
 from dvecdb.reports import Doubt, Lost
 from dvecdb.rescue.legacy.found import PREFIXED, RAW, Walked
-from dvecdb.rescue.legacy.layout import HEAD_SIZE, Marks, dimensions_in, u32, u64, used_size
+from dvecdb.rescue.legacy.layout import (
+    HEAD_SIZE,
+    SIXTEEN,
+    Marks,
+    dimensions_in,
+    u32,
+    u64,
+    used_size,
+)
 from dvecdb.rescue.legacy.metadata import MetadataReader, read_json_text
 from dvecdb.rescue.legacy.plausible import bits_apart, fills_holes
 from dvecdb.rescue.legacy.stream import HOLE, Walk
@@ -133,8 +141,8 @@ def _may_be_untagged(data: Mapped, start: int, region: bytes, end: int) -> bool:
         return False
     if start >= 4:
         (length,) = u32(data, start - 4)
-        return bool(start + length == end or data[end : end + 8] == b"\x10" + bytes(7))
-    return bool(data[end : end + 8] == b"\x10" + bytes(7))
+        return bool(start + length == end or data[end : end + 8] == SIXTEEN)
+    return bool(data[end : end + 8] == SIXTEEN)
 
 
 def _log_samples(source: LegacyCollection, dimension: int) -> list[bytes]:

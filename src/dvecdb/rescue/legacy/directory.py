@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import posixpath
+from collections import Counter
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -120,7 +121,8 @@ def read_place(
     report = ImportReport(source=source, kind=place.kind, name=place.name)
     legacy = _open(files, place, choice, report)
     described = _description(files, place, report)
-    dimension = _dimension(legacy, described, choice, report)
+    counts = legacy.dimensions()
+    dimension = _dimension(legacy, counts, described, choice, report)
     metric = _metric(legacy, described, choice, report)
     size = legacy.vectors.size if legacy.vectors is not None else 0
     rows = read_rows(
@@ -129,7 +131,7 @@ def read_place(
     )  # fmt: skip
     report.dimension, report.metric = dimension, str(metric)
     _note_log(legacy, choice, report)
-    _note_other_dimensions(legacy, dimension, report)
+    _note_other_dimensions(counts, dimension, report)
     if not rows and not (_is_empty(legacy) or report.deleted_by_log):
         raise nothing(report)
     vectors = LegacyVectors(legacy, rows, dimension, report)
@@ -208,11 +210,11 @@ def _description(
 
 def _dimension(
     legacy: LegacyCollection,
+    counts: Counter[int],
     described: names.Description | None,
     choice: Choice,
     report: ImportReport,
 ) -> int:
-    counts = legacy.dimensions()
     shown = ", ".join(f"{size} ({count} records)" for size, count in counts.most_common(5))
     if choice.dimension is not None and counts and choice.dimension not in counts:
         raise InvalidRequestError(
@@ -220,7 +222,7 @@ def _dimension(
             f"dimension {choice.dimension} was given, but the records say {shown}; nothing was "
             "imported. Leave it out, or give what the records say",
             given=choice.dimension,
-            found=dict(counts.most_common(5)) and {str(k): v for k, v in counts.most_common(5)},
+            found={str(size): count for size, count in counts.most_common(5)},
         )
     logged = legacy.log.dimension if legacy.log is not None else None
     said = described.dimension if described is not None else logged
@@ -250,10 +252,9 @@ def _note_unread(legacy: LegacyCollection, report: ImportReport) -> None:
             report.lost.append(Lost(file.name, 0, report.bytes_used, why))
 
 
-def _note_other_dimensions(legacy: LegacyCollection, dimension: int, report: ImportReport) -> None:
+def _note_other_dimensions(counts: Counter[int], dimension: int, report: ImportReport) -> None:
     """Say what else may be in the ranges that are lost."""
-    others = legacy.dimensions()
-    del others[dimension]
+    others = Counter({size: count for size, count in counts.items() if size != dimension})
     if others and report.lost:
         shown = ", ".join(f"{size} ({count})" for size, count in others.most_common(5))
         report.notes.append(
