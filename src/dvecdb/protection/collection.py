@@ -108,7 +108,7 @@ class Collection(EngineCollection):
         except ConflictError as error:
             if error.code is not Code.CONFIRMATION_NEEDED:
                 raise
-        self.back_up_before(f"{operation} of most rows", options.get("actor"))
+        self._back_up_before(f"{operation} of most rows", options.get("actor"))
         return super()._write(operation, options, **parts)
 
     def configure(self, values: Mapping[str, Json], **options: Unpack[WriteOptions]) -> Commit:
@@ -122,7 +122,7 @@ class Collection(EngineCollection):
         """
         check_config(values)
         if self.count():
-            self.back_up_before("configure", options.get("actor"))
+            self._back_up_before("configure", options.get("actor"))
         return super().configure(values, **options)
 
     def undo(
@@ -163,7 +163,7 @@ class Collection(EngineCollection):
         key = options.get("idempotency_key")
         if not dry_run and not (plan.is_empty and key is None):
             if key is None or view.document(IDEMPOTENCY_NAMESPACE, str(key), now.lsn) is None:
-                backup = self.back_up_before("undo", options.get("actor"))
+                backup = self._back_up_before("undo", options.get("actor"))
             options.setdefault("reason", f"back to LSN {then.lsn}")
             lsn = self._write_undo(view, plan, request_digest(then.lsn, selection), options).lsn
         return Undone(
@@ -239,8 +239,7 @@ class Collection(EngineCollection):
         self._enter()
         return self._backups.all(self.name)
 
-    def back_up_before(self, what: str, actor: str | None) -> str:
-        """Make an automatic backup before something destructive; return its name. Durable."""
+    def _back_up_before(self, what: str, actor: str | None) -> str:
         note = Note(f"before {what}", actor, automatic=True)
         return self._backups.make(self._store, note).name
 

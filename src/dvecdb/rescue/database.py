@@ -9,6 +9,7 @@ from dvecdb.clock import NANOSECONDS_PER_SECOND
 from dvecdb.errors import Code, ConflictError
 from dvecdb.formats import names
 from dvecdb.media.files import absolute_paths
+from dvecdb.protection.backups import Note
 from dvecdb.protection.config import described, refuse_protected
 from dvecdb.protection.database import Database as ProtectedDatabase
 from dvecdb.records import check_name
@@ -135,7 +136,8 @@ class Database(ProtectedDatabase):
 
         def make_room() -> None:
             if name in self._collections:
-                self.collection(name).back_up_before("import with replace", actor)
+                note = Note("before import with replace", actor, automatic=True)
+                self._backups.make(self._stores[name], note)
                 why = described("replaced by an import", None, reason)
                 self.delete_collection(name, actor=actor, reason=why)
                 thrown = self._trash.entries()
@@ -169,7 +171,13 @@ class Database(ProtectedDatabase):
             return examine(source, choice, progress)
 
     def announce(self, address: str) -> None:
-        """Write into LOCK where a server of this directory listens. Raises as the write fails."""
+        """Write into LOCK where a server of this directory listens. Read-only: do nothing.
+
+        Raises:
+            HandleError: `fenced`, `forked-handle`, `handle-closed`.
+            OSError: as the disk says.
+        """
+        self._check_open()
         if self._writer is not None:
             self._writer.announce(address)
 

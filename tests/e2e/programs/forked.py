@@ -20,6 +20,9 @@ from dvecdb.errors import DvecdbError
 
 # Arguments for every public method. A new method must be added here.
 DATABASE_CALLS = {
+    "announce": {"address": "http://127.0.0.1:3030"},
+    "examine_legacy": {"source": "/nowhere"},
+    "import_legacy": {"source": "/nowhere", "name": "more"},
     "backups": {},
     "delete_backup": {"name": "docs_20260102_030405"},
     "hard_delete": {"name": "docs"},
