@@ -254,7 +254,13 @@ class _Recovery:
         if copy is not None and (
             stored is None or copy.manifest.generation > stored.manifest.generation
         ):
-            where = f"{names.MANIFESTS}/{names.manifest_name(copy.manifest.generation)}"
+            name = names.manifest_name(copy.manifest.generation)
+            if (
+                copy.manifest.generation not in generations
+                and self._files.stat(directory, name) is not None
+            ):  # beside a writer: it came after the names were listed
+                raise SetAsideError("changed-meanwhile", name, f"{name} came meanwhile")
+            where = f"{names.MANIFESTS}/{name}"
             self._report(
                 Finding(
                     "manifest-from-log",
