@@ -6,9 +6,12 @@ form is these fields by these names.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Final, Literal
 
 import msgspec
+
+LOST_LISTED_MAX: Final = 10_000
+"""Ranges of `lost` that a report lists."""
 
 DoubtKind = Literal["ambiguous", "zero-class", "metadata-lost", "repaired", "not-finite", "damaged"]
 
@@ -55,7 +58,8 @@ class ImportReport(msgspec.Struct, kw_only=True):
     kind: what the source is; generation: A, B or C, or several joined by "+" in file order, or
     `log`, of a legacy one; `dvecdb` of our own. records_found: whole records, older versions of an
     id (`superseded`) included; imported: rows of the new collection; exact: those of them that
-    come without a doubt. deleted_by_log: ids whose deletion the log holds; dropped_by_log:
+    come without a doubt. lost: the first `LOST_LISTED_MAX` ranges; a note tells how many more there
+    are, and their bytes. deleted_by_log: ids whose deletion the log holds; dropped_by_log:
     collections whose deletion it holds. bytes_used: up to the last record; bytes_good: of whole
     records.
     """
@@ -78,6 +82,15 @@ class ImportReport(msgspec.Struct, kw_only=True):
     notes: list[str] = []
     bytes_used: int = 0
     bytes_good: int = 0
+
+
+def cap_lost(report: ImportReport) -> None:
+    """Leave no more than `LOST_LISTED_MAX` ranges in a report, and note what the others are."""
+    rest = report.lost[LOST_LISTED_MAX:]
+    if rest:
+        size = sum(item.end - item.start for item in rest)
+        report.lost = report.lost[:LOST_LISTED_MAX]
+        report.notes.append(f"{len(rest):,} more ranges with {size:,} bytes are lost, not listed")
 
 
 class Imported(msgspec.Struct, frozen=True):

@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 
 from dvecdb.errors import Code, InvalidRequestError
-from dvecdb.reports import Doubt, Lost
+from dvecdb.reports import Doubt, Lost, cap_lost
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -59,6 +59,7 @@ def stream_rows(
             progress(end, total)
         first += len(vectors)
     assert first == total, f"{first} vectors of {total} rows"
+    cap_lost(salvage.report)
     documents = {
         name: value for name, value in salvage.documents.items() if not name[0].startswith("_")
     }
@@ -95,10 +96,12 @@ def _leave_out_infinite(batch: _Batch, salvage: Salvage) -> None:
     report.doubtful = [item for item in report.doubtful if item.id not in left_out]
     report.imported -= len(left_out)
     report.exact -= len(left_out - places.keys())
+    lost: list[Lost] = []
     for record_id in sorted(left_out):
         file, offset = places.get(record_id, (report.source, 0))
         why = f"the vector of {record_id} has NaN or infinities, which a server does not take"
-        report.lost = [*report.lost, Lost(file, offset, offset, why)]
+        lost.append(Lost(file, offset, offset, why))
+    report.lost = [*report.lost, *lost]
 
 
 def _write(collection: dvecdb.Collection, batch: _Batch, salvage: Salvage, note: Note) -> None:

@@ -16,9 +16,10 @@ import msgspec
 import numpy as np
 
 from dvecdb.reports import Doubt, Lost
-from dvecdb.rescue.legacy.found import PREFIXED, RAW, Walked
+from dvecdb.rescue.legacy.found import PREFIXED, RAW, TOO_MANY, Walked
 from dvecdb.rescue.legacy.layout import (
     HEAD_SIZE,
+    PREFIX_SIZE,
     SIXTEEN,
     Marks,
     dimensions_in,
@@ -90,8 +91,8 @@ def read_rows(
     progress: Callable[[int], None] | None,
 ) -> list[Row]:
     """Return the rows of a collection, and fill in the report but for what is `exact`."""
-    reader = MetadataReader()
     vectors = source.vectors
+    reader = MetadataReader(sum(file.size for file in (vectors, source.log_file) if file))
     walked = Walked()
     if vectors is not None:
         used = used_size(vectors.data, vectors.size)
@@ -108,6 +109,7 @@ def read_rows(
     report.records_found = len(walked.records)
     rows = _Merge(source, dimension, choice, reader).rows(walked, report)
     _note_doubts(rows, report, keep_raw=choice.keep_raw)
+    _note_given_up(report)
     report.imported = len(rows)
     return rows
 
@@ -127,7 +129,10 @@ def _samples(marks: Marks, used: int) -> list[bytes]:
         at = max(start + 1, begin, (at // step + 1) * step if used > step * 64 else 0)
         if following < 0 or begin > used or data[begin - 1] != 1:
             continue
-        for end in (following, following - 4):
+        ends: tuple[int, ...] = (following, following - PREFIX_SIZE)
+        if start >= PREFIX_SIZE and start + u32(data, start - PREFIX_SIZE)[0] == ends[1]:
+            ends = ends[1:]  # its length says so
+        for end in ends:
             region = bytes(data[begin:end])
             if 8 < len(region) <= _SAMPLE_BYTES_MAX and _may_be_untagged(data, start, region, end):
                 found.append(region)
@@ -150,8 +155,9 @@ def _log_samples(source: LegacyCollection, dimension: int) -> list[bytes]:
         return []
     found: list[bytes] = []
     for puts in source.log.puts.values():
-        for _, body in puts:
-            if body.end > body.begin and not body.is_json and body.dimension == dimension:
+        for _, body in puts[:_LEARNED_MAX]:
+            is_sample = 0 < body.end - body.begin <= _SAMPLE_BYTES_MAX and not body.is_json
+            if is_sample and body.dimension == dimension:
                 found.append(bytes(source.log_file.data[body.begin : body.end]))
         if len(found) >= _LEARNED_MAX:
             break
@@ -322,10 +328,12 @@ class _Merge:
         if fast is not None:
             return Row(key, body.vector, fast, in_log=True)
         size = len(region)
+        self._reader.budget.next_record()
         decoded = self._reader.read(region, lambda at: 0.0 if at == size else float("inf"))
         place = {"file": file.name, "offset": body.begin, "raw": region.hex()}
         if decoded is None:
-            doubt = Doubt(why="metadata-lost", text="its metadata cannot be read", **place)  # type: ignore[arg-type]
+            text = TOO_MANY if self._reader.budget.gave_up else "its metadata cannot be read"
+            doubt = Doubt(why="metadata-lost", text=text, **place)  # type: ignore[arg-type]
             return Row(key, body.vector, b"", in_log=True, doubts=(doubt,))
         doubts: tuple[Doubt, ...] = ()
         if decoded.doubt is not None:
@@ -374,6 +382,15 @@ def _note_doubts(rows: list[Row], report: ImportReport, *, keep_raw: bool) -> No
     for key, found in zero_rows.items():
         report.doubtful.append(_zero_doubt(key, found, report))
     report.exact = len(rows) - in_doubt
+
+
+def _note_given_up(report: ImportReport) -> None:
+    count = sum(doubt.text == TOO_MANY for doubt in report.doubtful)
+    if count:
+        report.notes.append(
+            f"the metadata of {count:,} records has more readings than an import looks at; it is "
+            "in the report as it was stored, and with --keep-raw in the rows"
+        )
 
 
 def _drop_usual_zeros(rows: list[Row]) -> None:

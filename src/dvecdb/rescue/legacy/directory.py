@@ -12,7 +12,7 @@ import msgspec
 from dvecdb.errors import Code, DirectoryError, InvalidRequestError, NotFoundError
 from dvecdb.media.files import absolute_paths
 from dvecdb.records import Metric, Schema, VectorType
-from dvecdb.reports import ImportReport, Lost, Unreadable
+from dvecdb.reports import ImportReport, Lost, Unreadable, cap_lost
 from dvecdb.rescue.legacy import names
 from dvecdb.rescue.legacy.collection import LegacyCollection, LegacyVectors, id_texts, read_rows
 from dvecdb.rescue.legacy.layout import used_size
@@ -132,6 +132,7 @@ def read_place(
     report.dimension, report.metric = dimension, str(metric)
     _note_log(legacy, choice, report)
     _note_other_dimensions(counts, dimension, report)
+    cap_lost(report)
     if not rows and not (_is_empty(legacy) or report.deleted_by_log):
         raise nothing(report)
     vectors = LegacyVectors(legacy, rows, dimension, report)
@@ -317,6 +318,7 @@ def _is_empty(legacy: LegacyCollection) -> bool:
 
 def nothing(report: ImportReport, why: str = "no record can be told in it") -> NotFoundError:
     """Return the error of a source that holds nothing."""
+    cap_lost(report)
     return NotFoundError(
         Code.NOTHING_RECOVERABLE,
         f"{report.source}: nothing to bring back: {'; '.join([why, *report.notes])}",

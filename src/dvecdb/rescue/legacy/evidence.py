@@ -19,6 +19,9 @@ ITEM: Final = b"[]"
 """Stands for the elements of an array in a path."""
 
 Path = tuple[bytes, ...]
+UNKNOWN: Final[Path] = (b"\xff",)
+"""Stands for every path that no record has, for their values all cost the same. It is no text."""
+
 Fixed = dict[bytes, "int | tuple[int] | Fixed"]
 """Kind by key: a number, one in a tuple for an array of such, or the keys of an object."""
 
@@ -30,6 +33,8 @@ _ZERO_KINDS: Final = (INT, FLOAT, TEXT, ARRAY, OBJECT)
 _FIXED_ROWS_MIN: Final = 16
 _FIXED_KINDS: Final = frozenset({BOOL, INT, FLOAT, TEXT})
 _KEY_LENGTH_USUAL: Final = 32
+_KEY_COST: Final = 1.0
+_KEPT_MAX: Final = 4096
 
 
 @dataclass(slots=True)
@@ -71,6 +76,10 @@ class Evidence:
         """Return the least that a value at `path` costs, whatever its kind."""
         return min(self.kind_cost(path, kind) for kind in _PRIOR)
 
+    def least_entry_cost(self) -> float:
+        """Return the least that a key and its value cost below a path that no record has."""
+        return _KEY_COST + math.log1p(self.records) + self.least_cost(UNKNOWN)
+
     def key_cost(self, path: Path) -> float:
         """Return what it costs that a record has a key at `path`."""
         found = self._keys.get(path)
@@ -82,7 +91,9 @@ class Evidence:
             if seen:
                 found = max(0.0, -math.log(seen / max(chances, seen)))
             else:
-                found = 1.0 + math.log1p(chances) + _oddness(path[-1])
+                found = _KEY_COST + math.log1p(chances) + _oddness(path[-1])
+            if len(self._keys) >= _KEPT_MAX:
+                self._keys.clear()  # damaged bytes hold no end of keys
             self._keys[path] = found
         return found
 

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
 from dvecdb.reports import Doubt
-from dvecdb.rescue.legacy.layout import PREFIX_SIZE, u32
+from dvecdb.rescue.legacy.layout import METADATA_BYTES_MAX, PREFIX_SIZE, u32, u64
+from dvecdb.rescue.legacy.metadata import read_json_text
+from dvecdb.rescue.legacy.plausible import is_braced
 
 if TYPE_CHECKING:
     from dvecdb.media.files import Mapped
     from dvecdb.reports import DoubtKind, Lost
+
+TOO_MANY: Final = "its metadata has more readings than an import looks at"
+"""The text of a doubt, where metadata was given up."""
 
 _FLIPPED_BITS_MAX = 2
 RAW, PREFIXED = "A", "BC"
@@ -64,6 +69,23 @@ class Extent:
     is_closed: bool = True
     raw: tuple[int, int] | None = None
     open_cost: float = 0.0
+
+
+def text_of(data: Mapped, size: int, tag_at: int) -> Extent | None:
+    """Return JSON text behind a tag, if it is whole: it says itself where it ends.
+
+    size: of all data, in bytes.
+    """
+    if tag_at + 9 > size:
+        return None
+    (length,) = u64(data, tag_at + 1)
+    end = tag_at + 9 + length
+    if min(METADATA_BYTES_MAX, size - tag_at - 9) < length:
+        return None
+    if not is_braced(data, tag_at + 9, end):
+        return None
+    json = read_json_text(bytes(data[tag_at + 9 : end]))
+    return None if json is None else Extent(end, json, "json")
 
 
 def length_misfit(data: Mapped, found: Found) -> int:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
+from dvecdb.rescue.legacy.effort import Budget, TooMuchError
 from dvecdb.rescue.legacy.evidence import (
     ARRAY,
     BOOL,
@@ -28,11 +29,8 @@ from dvecdb.rescue.legacy.evidence import (
 )
 from dvecdb.rescue.legacy.untagged import (
     CLEAR_MARGIN,
-    WORK_MAX,
-    Effort,
     Node,
     Reading,
-    TooMuchError,
     number_at,
     rank,
 )
@@ -49,8 +47,6 @@ _decode_object: Final = msgspec.json.Decoder(dict[str, Any]).decode
 
 _ROUNDS: Final = (24, 48, 128)
 _SUPPORT_MIN: Final = 8
-_WASTE_MAX: Final = 2_000_000
-_WORK_MAX_LATER: Final = 3_000
 _SMALL_MAX: Final = 8
 _FAST_KEY_BYTES_MAX: Final = 255
 
@@ -79,12 +75,12 @@ def read_json_text(data: bytes | memoryview) -> bytes | None:
 
 
 class MetadataReader:
-    """Reads the untagged metadata of one collection."""
+    """Reads the untagged metadata of one collection. size: of its file and its log, in bytes."""
 
-    def __init__(self) -> None:
+    def __init__(self, size: int) -> None:
         self.evidence = Evidence()
+        self.budget = Budget(size)
         self._fixed: FastKeys = {}
-        self._wasted = 0
 
     def learn(self, samples: Iterable[bytes]) -> None:
         """Learn keys and kinds from the metadata of some records, whose ends are known."""
@@ -92,12 +88,13 @@ class MetadataReader:
         for some in _ROUNDS:  # the first ones cost most: nothing is known yet
             following = Evidence()
             for number, data in enumerate(wanted[:some]):
+                self.budget.next_record()
                 best = self._best_ending_at(data, len(data))
                 if best is None:
                     wanted[number] = b""
                     continue
                 seen: list[tuple[Path, int]] = []
-                _kinds_of(best, seen)
+                _kinds_of(best, (), seen)
                 following.add(seen)
             wanted = [data for data in wanted if data]
             self.evidence = following
@@ -108,17 +105,13 @@ class MetadataReader:
         return found[0].node if found else None
 
     def _rank(self, data: bytes, cost_of_end: Callable[[int], float]) -> list[Reading]:
-        """Return the readings of `data`, likeliest first; none if there is no end of them.
-
-        Once much was looked at in vain, less is looked at for each: time stays in bounds.
-        """
-        effort = Effort(WORK_MAX if self._wasted < _WASTE_MAX else _WORK_MAX_LATER)
+        """Return the readings of `data`, likeliest first; none if there is no end of them."""
+        effort = self.budget.effort(len(data))
         try:
             found = rank(data, self.evidence, cost_of_end, effort)
         except TooMuchError:
             found = []
-        if not found:
-            self._wasted += effort.done
+        self.budget.note(effort, len(data), found=bool(found))
         return found
 
     def fast(self, data: bytes) -> bytes | None:
@@ -153,19 +146,19 @@ class MetadataReader:
             best.end, _encode(content), "ambiguous" if is_open else None, value.zeros, best.cost
         )
 
-    def _is_supported(self, node: Node) -> bool:
+    def _is_supported(self, node: Node, above: Path = ()) -> bool:
         """Tell whether enough records agree on everything in a reading that nothing marks.
 
         Without that, readings with nulls, arrays and objects confirm themselves.
         """
-        for part in node.parts:
-            counts = self.evidence.kinds.get(part.path)
+        for path, part in node.parts(above):
+            counts = self.evidence.kinds.get(path)
             count = counts[part.kind] if counts is not None else 0
             if counts is not None and not count and part.kind != ZERO:
                 return False  # nobody else has that there
             if (part.kind in _UNMARKED or _is_odd(part)) and count < _SUPPORT_MIN:
                 return False
-            if not self._is_supported(part):
+            if not self._is_supported(part, path):
                 return False
         return True
 
@@ -278,17 +271,15 @@ class _Value:
         self.zeros: list[str] = []
         self.is_odd = False
 
-    def of(self, node: Node) -> Any:
-        """Return the value of a node."""
+    def of(self, node: Node, at: Path = ()) -> Any:
+        """Return the value of a node. at: its path."""
         kind = node.kind
         if kind == OBJECT:
-            return {
-                key.decode(): self.of(part) for key, part in zip(node.keys, node.parts, strict=True)
-            }
+            return {path[-1].decode(): self.of(part, path) for path, part in node.parts(at)}
         if kind == ARRAY:
-            return [self.of(part) for part in node.parts]
+            return [self.of(part, path) for path, part in node.parts(at)]
         if kind == ZERO:
-            return self._zero(node.path)
+            return self._zero(at)
         self.is_odd = self.is_odd or node.is_odd
         return node.value
 
@@ -305,8 +296,8 @@ def shown(path: Path) -> str:
     return text.replace(".[]", "[]")
 
 
-def _kinds_of(node: Node, seen: list[tuple[Path, int]]) -> None:
+def _kinds_of(node: Node, above: Path, seen: list[tuple[Path, int]]) -> None:
     """Collect path and kind of everything below a node."""
-    for part in node.parts:
-        seen.append((part.path, part.kind))
-        _kinds_of(part, seen)
+    for path, part in node.parts(above):
+        seen.append((path, part.kind))
+        _kinds_of(part, path, seen)

@@ -16,7 +16,16 @@ from typing import TYPE_CHECKING, Final
 
 from dvecdb.reports import Doubt, Lost
 from dvecdb.rescue.legacy import plausible
-from dvecdb.rescue.legacy.found import PREFIXED, RAW, Extent, Found, Walked, length_misfit
+from dvecdb.rescue.legacy.found import (
+    PREFIXED,
+    RAW,
+    TOO_MANY,
+    Extent,
+    Found,
+    Walked,
+    length_misfit,
+    text_of,
+)
 from dvecdb.rescue.legacy.layout import (
     HEAD_SIZE,
     METADATA_BYTES_MAX,
@@ -38,7 +47,6 @@ _OPEN_BYTES_MAX: Final = 16 * 1024
 _COST_HALF: Final = 4.0
 _COST_OPEN: Final = 12.0
 _LIKELY_COST_MAX: Final = 8.0
-_HOLE_BYTES_MIN: Final = 48
 HOLE: Final = "its vector has zeros as if a part of it was never written"
 _PROGRESS_RECORDS: Final = 4096
 
@@ -156,6 +164,7 @@ class Walk:
     def _body(self, start: int, body: int, framing: str, repair: str | None) -> Found | None:
         """Return the record whose body begins at `body`; repair: it has half a marker only."""
         data, marks = self._data, self._marks
+        self._reader.budget.next_record()
         tag_at = body + marks.vector_end
         if tag_at > self._size:
             return None
@@ -233,7 +242,7 @@ class Walk:
     def _wrong_tag(self, tag_at: int, tag: int) -> Extent | None:
         """Return the extent of a record whose tag is neither 0 nor 1."""
         text = f"the tag was {tag}, not 0 or 1"
-        found = self._exact_untagged(tag_at + 1) or self._text_of(tag_at)
+        found = self._exact_untagged(tag_at + 1) or text_of(self._data, self._size, tag_at)
         if found is None and self._is_followed(tag_at + 1):
             found = Extent(tag_at + 1, b"")
         if found is None:
@@ -241,27 +250,13 @@ class Walk:
         found.why, found.text, found.raw = found.why or "repaired", text, (tag_at, found.end)
         return found
 
-    def _text_of(self, tag_at: int) -> Extent | None:
-        """Return JSON text behind a tag, if it is whole: it says itself where it ends."""
-        data = self._data
-        if tag_at + 9 > self._size:
-            return None
-        (size,) = u64(data, tag_at + 1)
-        end = tag_at + 9 + size
-        if min(METADATA_BYTES_MAX, self._size - tag_at - 9) < size:
-            return None
-        if not plausible.is_braced(data, tag_at + 9, end):
-            return None
-        json = read_json_text(bytes(data[tag_at + 9 : end]))
-        return None if json is None else Extent(end, json, "json")
-
     def _prefixed_extent(self, start: int, tag_at: int, tag: int, length: int) -> Extent | None:
         """Return the extent of a record that says how long it is."""
         end = start + PREFIX_SIZE + length
         is_possible, likely_end = tag_at < end <= self._size, None
         if tag == 0 and end == tag_at + 1:
             return Extent(end, b"")
-        if tag == 1 and is_possible and end - tag_at >= 9:
+        if tag == 1 and is_possible:
             found = self._told(tag_at, end)
             if found is not None:
                 return found
@@ -275,7 +270,7 @@ class Walk:
         if tag == 0 and self._is_followed(tag_at + 1):
             found = Extent(tag_at + 1, b"")
         else:
-            found = self._text_of(tag_at) or self._exact_untagged(tag_at + 1)
+            found = text_of(self._data, self._size, tag_at) or self._exact_untagged(tag_at + 1)
         if found is None:
             return self._metadata_lost(tag_at, likely_end)
         if found.why is None:
@@ -289,7 +284,7 @@ class Walk:
     def _told(self, tag_at: int, end: int) -> Extent | None:
         """Return metadata, of either kind, that fills the bytes up to `end`."""
         data = self._data
-        (size,) = u64(data, tag_at + 1)
+        size = u64(data, tag_at + 1)[0] if end - tag_at >= 9 else -1  # it may end the file
         if size == end - tag_at - 9 and plausible.is_braced(self._data, tag_at + 9, end):
             with memoryview(data) as view:  # it may reach to the end of the file
                 json = read_json_text(view[tag_at + 9 : end])
@@ -424,10 +419,12 @@ class Walk:
                 end = self._ends_before(following)[0]
             else:
                 end, is_closed = max(self._used, tag_at + 1), False
+        text, raw_end = "its metadata is damaged or cut off", min(end, tag_at + _OPEN_BYTES_MAX)
+        if self._reader.budget.gave_up:
+            text, raw_end = TOO_MANY, min(end, tag_at + METADATA_BYTES_MAX)
         return Extent(
-            end, b"", "", "metadata-lost", "its metadata is damaged or cut off",
-            is_closed=is_closed, raw=(tag_at, min(end, tag_at + _OPEN_BYTES_MAX)),
-        )  # fmt: skip
+            end, b"", "", "metadata-lost", text, is_closed=is_closed, raw=(tag_at, raw_end)
+        )
 
     # --- going on after something that is no record ---
 

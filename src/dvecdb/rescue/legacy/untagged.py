@@ -3,7 +3,7 @@
 A map is a u64 count, then keys (u64 length, UTF-8) and values. A value may be nothing (null), a
 byte (bool), eight bytes (a number), a u64 length and text, or a u64 count and elements or entries.
 Readings are found by dynamic programming over offsets: for each offset and number of entries read,
-the few likeliest ways to get there. So the work is bounded by the bytes, not by the readings.
+the few likeliest ways to get there. Every step is counted, see `effort`.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ import math
 import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
+
+import msgspec
 
 from dvecdb.rescue.legacy.evidence import (
     ARRAY,
@@ -22,6 +24,7 @@ from dvecdb.rescue.legacy.evidence import (
     NULL,
     OBJECT,
     TEXT,
+    UNKNOWN,
     ZERO,
     Evidence,
     Path,
@@ -30,6 +33,8 @@ from dvecdb.rescue.legacy.evidence import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from dvecdb.rescue.legacy.effort import Effort
+
 _u64: Final = struct.Struct("<Q").unpack_from
 _i64: Final = struct.Struct("<q").unpack_from
 _f64: Final = struct.Struct("<d").unpack_from
@@ -37,7 +42,7 @@ _f64: Final = struct.Struct("<d").unpack_from
 _KEPT: Final = 3  # ways to get to a state
 _DEPTH_MAX: Final = 12
 _KEY_BYTES_MAX: Final = 1024
-_COSTS: Final = (6.0, 12.0, 24.0, 48.0)  # of the dearest reading that is looked for, in turn
+_COSTS: Final = (12.0, 24.0, 36.0, 48.0)  # of the dearest reading that is looked for, in turn
 _LONG_COUNT: Final = 16
 _LIKE_SHARE: Final = (
     0.1  # of a long array: of its cost, for an element that is like the one before it
@@ -45,39 +50,38 @@ _LIKE_SHARE: Final = (
 _LIKE_COUNT: Final = 8  # and that all such elements together cost no more than so many
 _LIKE: Final = {INT: INT, FLOAT: INT, ZERO: INT, TEXT: TEXT, OBJECT: OBJECT, ARRAY: ARRAY}
 _EXACT_INT_MAX: Final = 1 << 53
-WORK_MAX: Final = 60_000
-"""Values that are looked at for one record, for each limit of cost."""
-
+_ODD_COST_MAX: Final = 30.0
+_ODD_NUMBER: Final = 8.0
 CLEAR_MARGIN: Final = 3.0
 """A second reading that costs so much more than the first is not one."""
 
 
-class TooMuchError(Exception):
-    """The bytes have more readings than can be looked at."""
+class Node(msgspec.Struct, frozen=True, gc=False):
+    """One value as it was read: kind and end.
 
-
-@dataclass(slots=True, frozen=True)
-class Node:
-    """One value as it was read: kind, end, its evidence path, and its parts.
-
-    value: of a bool, number or text; is_odd: its bytes are as well another number.
+    value: of a bool, number or text; is_odd: its bytes are as well another number; way: to its last
+    entry or element.
     """
 
     kind: int
     end: int
-    path: Path
-    keys: tuple[bytes, ...] = ()
-    parts: tuple[Node, ...] = ()
     value: bool | int | float | str | None = None
     is_odd: bool = False
+    way: Way | None = None
 
+    def parts(self, path: Path) -> list[tuple[Path, Node]]:
+        """Return its elements, or the values of its entries, with their evidence paths.
 
-@dataclass(slots=True)
-class Effort:
-    """What a search may cost, and what it did cost: values that were looked at."""
-
-    limit: int = WORK_MAX
-    done: int = 0
+        path: of this node.
+        """
+        found: list[tuple[Path, Node]] = []
+        way = self.way
+        while way is not None:
+            _, before, key, node = way
+            if node is not None:
+                found.append(((*path, key if self.kind == OBJECT else ITEM), node))
+            way = before
+        return found[::-1]
 
 
 @dataclass(slots=True, frozen=True)
@@ -89,78 +93,112 @@ class Reading:
     node: Node
 
 
-Way = tuple[float, tuple[bytes, ...], tuple[Node, ...]]  # cost, keys so far, values so far
+Way = tuple[float, "Way | None", bytes, "Node | None"]
+"""A way to have read some entries or elements: its cost, the way before, the last key and value.
+
+A plain tuple, for there are many.
+"""
+_START: Final[Way] = (0.0, None, b"", None)
 
 
 class Readings:
     """The readings of one piece of bytes."""
 
-    def __init__(self, data: bytes, evidence: Evidence, cost_max: float, work: int) -> None:
+    def __init__(self, data: bytes, evidence: Evidence, effort: Effort) -> None:
         self._data = data
         self._size = len(data)
         self._evidence = evidence
-        self._cost_max = cost_max
-        self.work = work
+        self._effort = effort
+        self._cost_max = 0.0
         self.floor = 0.0
+        self._plain: dict[int, list[tuple[float, Node]]] = {}
         self._values: dict[tuple[int, Path], tuple[float, list[tuple[float, Node]]]] = {}
+        self._keys: dict[bytes, int] = {}  # of the outermost map: where each was met first
 
-    def of_map(self) -> list[tuple[float, Node]]:
+    def of_map(self, cost_max: float) -> list[tuple[float, Node]]:
         """Return readings of the map at offset 0, wherever they end, with their costs.
+
+        cost_max: of the dearest, above the cheapest way to have read as many entries.
 
         Raises:
             TooMuchError: there is no end of them.
         """
-        return self._entries(0, (), 0, self._cost_max, is_sorted=False)
+        self._cost_max = cost_max
+        self._values.clear()
+        self._keys.clear()
+        return self._entries(0, (), 0, cost_max)
 
     def _entries(
-        self, offset: int, path: Path, depth: int, left: float, *, is_sorted: bool
+        self, offset: int, path: Path, depth: int, left: float
     ) -> list[tuple[float, Node]]:
         """Return the readings of a map at `offset` that cost no more than `left`.
 
-        is_sorted: nested ones have sorted keys. Of the outermost map, `left` is what a reading may
-        cost more than the cheapest way to have read as many entries: it may have many keys.
+        Of the outermost map, `left` is what a reading may cost more than the cheapest way to have
+        read as many entries: it may have many keys, in any order. Nested ones have sorted keys.
         """
-        data, size = self._data, self._size
+        size, evidence = self._size, self._evidence
         if offset + 8 > size:
             return []
-        (count,) = _u64(data, offset)
+        (count,) = _u64(self._data, offset)
         if count > (size - offset - 8) // 8:
             return []
-        states: dict[int, list[Way]] = {offset + 8: [(0.0, (), ())]}
-        for _ in range(count):
-            following: dict[int, list[Way]] = {}
-            for at, ways in states.items():
-                key = self._key(at)
-                if key is None:
-                    continue
-                after = at + 8 + len(key)
-                usable = [
-                    way
-                    for way in ways
-                    if not way[1] or (way[1][-1] < key if is_sorted else key not in way[1])
-                ]
-                if not usable:
-                    continue
-                key_path = (*path, key)
-                key_cost = self._evidence.key_cost(key_path)
-                room = left - key_cost - usable[0][0]
-                for cost, node in self._at(after, key_path, depth + 1, room):
-                    for before, keys, nodes in usable:
-                        total = before + key_cost + cost
-                        if total <= left:
-                            way = (total, (*keys, key), (*nodes, node))
-                            following.setdefault(node.end, []).append(way)
-            states = self._best(following)
+        least = evidence.least_entry_cost() if path == UNKNOWN else 0.0
+        if count * least > left:
+            return []
+        states: dict[int, list[Way]] = {offset + 8: [_START]}
+        for entries_left in range(count - 1, -1, -1):
+            limit, end_max = left - entries_left * least, size - 8 * entries_left
+            states = self._best(self._with_entry(states, path, depth, limit, end_max))
             if not states:
                 return []
             if depth == 0:
                 self.floor = min(ways[0][0] for ways in states.values())
                 left = self._cost_max + self.floor
-        return [
-            (cost, Node(OBJECT, end, path, keys, nodes))
-            for end, ways in states.items()
-            for cost, keys, nodes in ways
-        ]
+        return _built(OBJECT, states)
+
+    def _with_entry(
+        self, states: dict[int, list[Way]], path: Path, depth: int, limit: float, end_max: int
+    ) -> dict[int, list[Way]]:
+        """Return the ways to have read one more entry of a map, by where it ends."""
+        following: dict[int, list[Way]] = {}
+        for at, ways in states.items():
+            key = self._key(at)
+            if key is None:
+                continue
+            usable = self._usable(ways, at, key, depth)
+            if not usable:
+                continue
+            key_path = (*path, key)
+            key_cost = self._evidence.key_cost(key_path)
+            room = limit - key_cost - usable[0][0]
+            found = self._at(at + 8 + len(key), key_path, depth + 1, room)
+            self._effort.spend(len(found) * len(usable))
+            for cost, node in found:
+                if node.end > end_max:
+                    continue
+                for way in usable:
+                    total = way[0] + key_cost + cost
+                    if total <= limit:
+                        following.setdefault(node.end, []).append((total, way, key, node))
+        return following
+
+    def _usable(self, ways: list[Way], at: int, key: bytes, depth: int) -> list[Way]:
+        """Return the ways that a key at `at` may go on from: no map has one twice."""
+        if depth:
+            return [way for way in ways if way[1] is None or way[2] < key]
+        if self._keys.setdefault(key, at) == at:
+            return ways  # it was met nowhere else
+        return [way for way in ways if not self._has_key(way, key)]
+
+    def _has_key(self, way: Way | None, key: bytes) -> bool:
+        number = 0
+        while way is not None and way[3] is not None:
+            if way[2] == key:
+                return True
+            number += 1
+            way = way[1]
+        self._effort.spend(number >> 4)
+        return False
 
     def _key(self, offset: int) -> bytes | None:
         data, size = self._data, self._size
@@ -176,44 +214,46 @@ class Readings:
         self, offset: int, path: Path, depth: int, left: float
     ) -> list[tuple[float, Node]]:
         """Return the readings of a non-empty array at `offset` that cost no more than `left`."""
-        data, size = self._data, self._size
-        (count,) = _u64(data, offset)
-        if not 0 < count <= size - offset:  # so many nulls at most
+        (count,) = _u64(self._data, offset)
+        if not 0 < count <= self._size - offset:  # so many nulls at most
             return []
         item_path = (*path, ITEM)
         like = min(_LIKE_SHARE, _LIKE_COUNT / count) if count >= _LONG_COUNT else 1.0
-        if (1 + like * (count - 1)) * self._evidence.least_cost(item_path) > left:
+        least = self._evidence.least_cost(item_path)
+        if (1 + like * (count - 1)) * least > left:
             return []
-        states: dict[int, list[Way]] = {offset + 8: [(0.0, (), ())]}
-        for _ in range(count):
+        states: dict[int, list[Way]] = {offset + 8: [_START]}
+        for elements_left in range(count - 1, -1, -1):
             following: dict[int, list[Way]] = {}
+            limit = left - elements_left * like * least
             for at, ways in states.items():
-                for cost, node in self._at(at, item_path, depth + 1, left - ways[0][0]):
-                    for before, keys, nodes in ways:
-                        total = before + cost * (like if _are_alike(nodes, node) else 1.0)
-                        if total <= left:
-                            way = (total, keys, (*nodes, node))
-                            following.setdefault(node.end, []).append(way)
+                room = (limit if like == 1.0 else left) - ways[0][0]
+                found = self._at(at, item_path, depth + 1, room)
+                self._effort.spend(len(found) * len(ways))
+                for cost, node in found:
+                    kind = _LIKE.get(node.kind) if like < 1.0 else None
+                    for way in ways:
+                        before = way[3]
+                        is_like = kind and before is not None and _LIKE.get(before.kind) == kind
+                        total = way[0] + (cost * like if is_like else cost)
+                        if total <= limit:
+                            following.setdefault(node.end, []).append((total, way, b"", node))
             states = self._best(following)
             if not states:
                 return []
-        return [
-            (cost, Node(ARRAY, end, path, (), nodes))
-            for end, ways in states.items()
-            for cost, _, nodes in ways
-        ]
+        return _built(ARRAY, states)
 
     def _at(self, offset: int, path: Path, depth: int, left: float) -> list[tuple[float, Node]]:
         """Return the readings of the value at `offset` that cost no more than `left`."""
+        if path not in self._evidence.kinds:
+            path = UNKNOWN
         known = self._values.get((offset, path))
         if known is not None and known[0] >= left:
             found = known[1]
         else:
             found = [item for item in self._read(offset, path, depth, left) if item[0] <= left]
             self._values[offset, path] = (left, found)
-        self.work -= 1 + len(found)
-        if self.work < 0:
-            raise TooMuchError
+        self._effort.spend(1)
         return found
 
     @staticmethod
@@ -228,28 +268,16 @@ class Readings:
     def _read(
         self, offset: int, path: Path, depth: int, left: float
     ) -> Iterator[tuple[float, Node]]:
-        data, size, cost_of = self._data, self._size, self._evidence.kind_cost
-        yield cost_of(path, NULL) + 1.5, Node(NULL, offset, path)
-        if offset < size and data[offset] < 2:
-            value = data[offset] == 1
-            yield cost_of(path, BOOL) + 0.5, Node(BOOL, offset + 1, path, value=value)
-        if offset + 8 > size:
+        cost_of = self._evidence.kind_cost
+        plain = self._plain.get(offset)
+        if plain is None:
+            plain = self._plain[offset] = self._plain_at(offset)
+        for oddness, node in plain:
+            yield cost_of(path, node.kind) + oddness, node
+        if depth >= _DEPTH_MAX or offset + 8 > self._size:
             return
-        (number,) = _u64(data, offset)
-        if number == 0:
-            yield cost_of(path, ZERO), Node(ZERO, offset + 8, path)
-            return
-        kind, oddness = _number_kind(data, offset)
-        exact, is_odd = number_at(data, offset)
-        node = Node(kind, offset + 8, path, value=exact, is_odd=is_odd)
-        yield cost_of(path, kind) + oddness, node
-        end = offset + 8 + number
-        if end <= size:
-            text = data[offset + 8 : end]
-            if _is_text(text):
-                node = Node(TEXT, end, path, value=text.decode())
-                yield cost_of(path, TEXT) + _text_cost(text), node
-        if depth >= _DEPTH_MAX or number > size - offset:
+        (number,) = _u64(self._data, offset)
+        if not 0 < number <= self._size - offset:
             return
         own = cost_of(path, ARRAY)
         if own < left:
@@ -257,8 +285,37 @@ class Readings:
                 yield own + cost, node
         own = cost_of(path, OBJECT)
         if own < left:
-            for cost, node in self._entries(offset, path, depth, left - own, is_sorted=True):
+            for cost, node in self._entries(offset, path, depth, left - own):
                 yield own + cost, node
+
+    def _plain_at(self, offset: int) -> list[tuple[float, Node]]:
+        """Return the readings of a value that has no parts, and how odd they are."""
+        data, size = self._data, self._size
+        found = [(1.5, Node(NULL, offset))]
+        if offset < size and data[offset] < 2:
+            found.append((0.5, Node(BOOL, offset + 1, value=data[offset] == 1)))
+        if offset + 8 > size:
+            return found
+        (number,) = _u64(data, offset)
+        if number == 0:
+            found.append((0.0, Node(ZERO, offset + 8)))
+            return found
+        kind, oddness, exact = _number(data, offset)
+        is_odd = oddness >= _ODD_NUMBER
+        found.append((oddness, Node(kind, offset + 8, exact, is_odd)))
+        end = offset + 8 + number
+        if end <= size:
+            self._effort.spend(number >> 5)
+            text = data[offset + 8 : end]
+            if _is_text(text):
+                value = text.decode()
+                found.append((_text_cost(value), Node(TEXT, end, value=value)))
+        return found
+
+
+def _built(kind: int, states: dict[int, list[Way]]) -> list[tuple[float, Node]]:
+    """Return costs and nodes of ways to have read all entries or elements, by where they end."""
+    return [(way[0], Node(kind, end, way=way)) for end, ways in states.items() for way in ways]
 
 
 def rank(
@@ -273,25 +330,16 @@ def rank(
         TooMuchError: there is no end of them.
     """
     found: list[Reading] = []
+    readings = Readings(data, evidence, effort)
     for cost_max in _COSTS:
-        readings = Readings(data, evidence, cost_max, effort.limit)
-        try:
-            found = [
-                Reading(node.end, cost + cost_of_end(node.end), node)
-                for cost, node in readings.of_map()
-            ]
-        finally:
-            effort.done += effort.limit - readings.work
+        found = [
+            Reading(node.end, cost + cost_of_end(node.end), node)
+            for cost, node in readings.of_map(cost_max)
+        ]
         found.sort(key=lambda item: item.cost)
         if found and found[0].cost - readings.floor + CLEAR_MARGIN <= cost_max:
             return [item for item in found if math.isfinite(item.cost)]
     return [item for item in found if math.isfinite(item.cost)]
-
-
-def _are_alike(before: tuple[Node, ...], node: Node) -> bool:
-    """Tell whether an element is of the kind of the one before it."""
-    kind = _LIKE.get(node.kind)
-    return kind is not None and bool(before) and _LIKE.get(before[-1].kind) == kind
 
 
 def _cost_of(way: Way) -> float:
@@ -308,27 +356,30 @@ def _is_text(value: bytes) -> bool:
     return True
 
 
-def _text_cost(value: bytes) -> float:
-    """Return how unlike text some UTF-8 is: control characters are rare, most of all zeros."""
-    if value.isascii() and value.decode().isprintable():
+def _text_cost(text: str) -> float:
+    """Return how unlike text something is: control characters are rare, most of all zeros."""
+    if text.isprintable():
         return 0.0
-    text = value.decode()
-    odd = sum(1 for letter in text if not letter.isprintable() and letter not in "\n\r\t")
-    return min(30.0, 3.0 * odd)
+    cost = 0.0
+    for letter in text:
+        if not letter.isprintable() and letter not in "\n\r\t":
+            cost += 3.0
+            if cost >= _ODD_COST_MAX:
+                break
+    return cost
 
 
-def _number_kind(data: bytes, offset: int) -> tuple[int, float]:
-    """Return what eight bytes are that are not zero, and how odd a number that is."""
-    (whole,) = _u64(data, offset)
+def _number(data: bytes, offset: int) -> tuple[int, float, int | float]:
+    """Return what eight bytes are that are not zero, how odd a number that is, and the number."""
     (signed,) = _i64(data, offset)
     if abs(signed) < _EXACT_INT_MAX:
-        return INT, 0.02 * abs(signed).bit_length()
+        return INT, 0.02 * abs(signed).bit_length(), signed
     (number,) = _f64(data, offset)
-    if math.isfinite(number) and 1e-18 <= abs(number) <= 1e18:
-        return FLOAT, 0.5
-    if whole < 1 << 63 and 1e-300 < abs(number) < 1e-100:  # nanoseconds since 1970
-        return INT, 4.0
-    return INT, 8.0
+    if 1e-18 <= abs(number) <= 1e18:
+        return FLOAT, 0.5, number
+    if signed >= 0 and 1e-300 < abs(number) < 1e-100:  # nanoseconds since 1970
+        return INT, 4.0, signed
+    return INT, _ODD_NUMBER, _u64(data, offset)[0]
 
 
 def number_at(data: bytes, offset: int) -> tuple[int | float, bool]:
@@ -336,11 +387,5 @@ def number_at(data: bytes, offset: int) -> tuple[int | float, bool]:
 
     An integer beyond 2^63 may as well be negative, and some are doubles of no usual magnitude.
     """
-    kind, oddness = _number_kind(data, offset)
-    if kind == FLOAT:
-        number: float = _f64(data, offset)[0]
-        return number, False
-    (signed,) = _i64(data, offset)
-    if oddness >= 8.0:
-        return int(_u64(data, offset)[0]), True
-    return int(signed), False
+    _, oddness, number = _number(data, offset)
+    return number, oddness >= _ODD_NUMBER

@@ -12,7 +12,7 @@ import numpy as np
 from dvecdb.engine.rows import segment_documents
 from dvecdb.engine.storage import unreadable
 from dvecdb.errors import Code, NotFoundError
-from dvecdb.reports import ImportReport, Lost
+from dvecdb.reports import ImportReport, Lost, cap_lost
 from dvecdb.rescue.own.account import Account
 from dvecdb.rescue.own.coverage import Coverage
 from dvecdb.rescue.own.evidence import (
@@ -113,6 +113,7 @@ class _Reading:
         )
         account = Account(report, self.place, evidence, schema, self.holders, chosen)
         account.write(logs, facts.dropped(), type_is_certain=type_is_certain)
+        cap_lost(report)
         keep = account.is_imported()
         if not keep.any() and (report.lost or not (evidence.coverage.last or stated.manifests)):
             raise self._nothing(report)
@@ -189,6 +190,7 @@ class _Reading:
                 for item in unusable
                 for name, size in item.sizes.items()
             ]
+        cap_lost(report)
         return NotFoundError(
             Code.NOTHING_RECOVERABLE,
             f"{report.source}: nothing in it can be brought back; the report says what was found",
