@@ -96,6 +96,15 @@ class Code(StrEnum):
     SOURCE_NOT_ALLOWED = "source-not-allowed"
     NOTHING_RECOVERABLE = "nothing-recoverable"
     LEGACY_DIRECTORY = "legacy-directory"
+    INVALID_JOB = "invalid-job"
+    JOB_RUNNING = "job-running"
+    JOB_NOT_FOUND = "job-not-found"
+    SOURCE_UNREACHABLE = "source-unreachable"
+    SOURCE_REFUSED = "source-refused"
+    EMBEDDER_UNREACHABLE = "embedder-unreachable"
+    EMBEDDER_REFUSED = "embedder-refused"
+    EMBEDDER_MISMATCH = "embedder-mismatch"
+    EXTRA_MISSING = "extra-missing"
 
 
 class DvecdbError(Exception):

@@ -99,6 +99,15 @@ ERROR_CLASSES: Final[dict[Code, type[DvecdbError]]] = {
     Code.SOURCE_NOT_ALLOWED: InvalidRequestError,
     Code.NOTHING_RECOVERABLE: NotFoundError,
     Code.LEGACY_DIRECTORY: DirectoryError,
+    Code.INVALID_JOB: InvalidRequestError,
+    Code.JOB_RUNNING: ConflictError,
+    Code.JOB_NOT_FOUND: NotFoundError,
+    Code.SOURCE_UNREACHABLE: UnavailableError,
+    Code.SOURCE_REFUSED: InvalidRequestError,
+    Code.EMBEDDER_UNREACHABLE: UnavailableError,
+    Code.EMBEDDER_REFUSED: InvalidRequestError,
+    Code.EMBEDDER_MISMATCH: ConflictError,
+    Code.EXTRA_MISSING: InvalidRequestError,
 }
 
 
