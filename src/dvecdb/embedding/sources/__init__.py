@@ -1,0 +1,1 @@
+"""Where rows come from: PostgreSQL, SQLite, JSON lines, CSV, Parquet. `opening.open_source`."""
