@@ -1,0 +1,1 @@
+"""Who makes vectors: an HTTP service, an OpenAI-compatible one, a model in this process."""
