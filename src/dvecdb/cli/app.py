@@ -49,7 +49,8 @@ app = typer.Typer(
     "DVECDB_DATA_DIR).",
     epilog="Exit codes: 0 done and sound; 1 damage found or a check failed; 2 wrong usage, or a "
     "file or data directory that cannot be used; 3 not found; 4 conflict; 5 try again later; "
-    "6 not allowed; 7 outcome unknown; 8 the server failed. More: docs/cli.md",
+    "6 not allowed; 7 outcome unknown; 8 the server failed; 9 the budget is used up. More: "
+    "docs/cli.md",
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )

@@ -26,6 +26,8 @@ OUTCOME_UNKNOWN: Final = 7
 """The write may be there or not; or the handle lost its right to the data directory."""
 SERVER_FAILED: Final = 8
 """The server failed in a way that nobody foresaw."""
+UNFINISHED: Final = 9
+"""It stopped where it was told to, its budget used up; the same command goes on there."""
 INTERRUPTED: Final = 130
 
 BY_ERROR: Final[Mapping[type[errors.DvecdbError], int]] = {

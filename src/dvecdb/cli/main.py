@@ -17,6 +17,8 @@ from dvecdb.cli import (
     care_commands,
     collection_commands,
     config,
+    embed_commands,
+    embedding_service,
     import_command,
     keys,
     record_commands,
@@ -32,11 +34,12 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 __all__ = [
-    "app", "care_commands", "collection_commands", "import_command", "main", "record_commands",
-    "recovery_commands", "rescue_commands", "run", "trash_commands",
+    "app", "care_commands", "collection_commands", "embed_commands", "import_command", "main",
+    "record_commands", "recovery_commands", "rescue_commands", "run", "trash_commands",
 ]  # fmt: skip
 
 app.command(rich_help_panel=SERVER)(serve.serve)
+app.command(rich_help_panel=SERVER)(embedding_service.embedding_service)
 app.add_typer(config.app, rich_help_panel=SERVER)
 app.add_typer(keys.app, rich_help_panel=SERVER)
 

@@ -31,4 +31,6 @@ NEXT_STEPS: Final[Mapping[Code, str]] = {
 def with_next_step(error: DvecdbError) -> str:
     """Return the message of an error, and the command or option that leads on."""
     step = NEXT_STEPS.get(error.code)
-    return error.message if step is None else f"{error.message.rstrip('.')}. {step}"
+    if step is None or "--max-share" in error.message:  # which says it itself
+        return error.message
+    return f"{error.message.rstrip('.')}. {step}"

@@ -42,6 +42,13 @@ def serve(  # noqa: PLR0917  # flags, which typer passes by name
     import_root: Annotated[
         list[Path] | None, typer.Option(help="A directory that imports may read. Repeat.")
     ] = None,
+    jobs_max: Annotated[
+        int | None, typer.Option(min=0, help="Embedding jobs run at once; 0: none. [2]")
+    ] = None,
+    job_env: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="An environment variable that jobs may name. Repeat."),
+    ] = None,
     tls_cert: Annotated[Path | None, typer.Option(help="PEM certificate chain.")] = None,
     tls_key: Annotated[Path | None, typer.Option(help="PEM private key.")] = None,
     cors_origin: Annotated[
@@ -75,6 +82,7 @@ def serve(  # noqa: PLR0917  # flags, which typer passes by name
     flags = {
         "data_dir": data_dir, "host": host, "rest_port": rest_port, "grpc_port": grpc_port,
         "metrics_port": metrics_port, "import_roots": tuple(map(str, import_root or ())),
+        "jobs_max": jobs_max, "job_env": tuple(job_env or ()),
         "tls_cert": tls_cert, "tls_key": tls_key, "cors_origins": tuple(cors_origin or ()),
         "allow_unauthenticated": allow_unauthenticated, "allow_plaintext": allow_plaintext,
         "legacy_errors": legacy_errors, "trash_hours": trash_hours, "log_level": log_level,
