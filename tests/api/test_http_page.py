@@ -42,8 +42,17 @@ def fits(shown, found, kept=None):
     return shown == found
 
 
+def write_incidents(path):
+    row = {"title": "a title", "description": "what happened", "severity": "high"}
+    lines = [
+        msgspec.json.encode({"id": number, **row, "title": f"{number}"}) for number in range(3)
+    ]
+    path.write_bytes(b"\n".join(lines))
+
+
 def test_every_request_of_the_page_is_answered_as_it_shows(server):
     orphan(Path(server.path) / "old")
+    write_incidents(Path(server.path) / "incidents.jsonl")
     blocks = messages()
     answered, kept = 0, {}
     for (first, headers, body), (answer, shown_headers, shown) in pairwise(blocks):
@@ -53,6 +62,8 @@ def test_every_request_of_the_page_is_answered_as_it_shows(server):
         body = {name: kept.get(value, value) if isinstance(value, str) else value
                 for name, value in (body or {}).items()}  # fmt: skip
         response = server(method, target, body or None, headers=headers)
+        if response.status == 202:  # what comes next is of its end
+            server.tasks.wait(response.data["task"]["id"])
         assert response.status == int(answer.split()[1]), (first, response.body)
         for name, value in shown_headers.items():
             assert response.headers[name.lower()] == value, first

@@ -450,3 +450,83 @@ def test_who_waits_is_let_go_when_the_tasks_stop_and_nothing_more_is_started():
     work.go.set()
     tasks.close()
     assert tasks.get(task.id).state is TaskState.INTERRUPTED
+
+
+# --- apart -----------------------------------------------------------------------------------
+
+
+def test_what_runs_apart_keeps_nothing_waiting_and_waits_for_nothing():
+    tasks = tasks_on(MemoryDisk(), running_max=1, queued_max=1)
+    busy, queued, apart = Work(), Work(), [Work() for _ in range(3)]
+    tasks.start("busy", None, busy)
+    assert busy.began.wait(WAIT)
+    tasks.start("queued", None, queued)
+    started = [tasks.start("apart", None, work, apart=True) for work in apart]
+    assert [task.state for task in started] == [TaskState.RUNNING] * 3
+    for work in apart:
+        assert work.began.wait(WAIT)
+    assert not queued.began.is_set()
+    for work in (*apart, busy, queued):
+        work.go.set()
+    for task in started:
+        assert wait_over(tasks, task.id).state is TaskState.DONE
+    tasks.close()
+
+
+def test_what_runs_apart_is_stopped_first_and_the_rest_goes_on():
+    tasks = tasks_on(MemoryDisk())
+    work, apart, told = Work(), Work(), threading.Event()
+
+    def run(handle):
+        handle.when_stopped(told.set)
+        assert not handle.is_stopping
+        apart(handle)
+
+    task = tasks.start("apart", None, run, apart=True)
+    other = tasks.start("other", None, work)
+    assert apart.began.wait(WAIT)
+    assert not tasks.wait_apart(0)
+    assert not told.is_set()
+    tasks.stop_apart()
+    assert told.is_set()
+    with pytest.raises(HandleError) as caught:
+        tasks.start("apart", None, Work(), apart=True)
+    assert caught.value.code is Code.HANDLE_CLOSED
+    apart.go.set()
+    assert tasks.wait_apart(WAIT)
+    assert tasks.get(task.id).state is TaskState.INTERRUPTED
+    work.go.set()
+    assert wait_over(tasks, other.id).state is TaskState.DONE
+    tasks.close()
+
+
+def test_cancelling_tells_what_waits_where_it_cannot_ask():
+    tasks = tasks_on(MemoryDisk())
+    told = threading.Event()
+
+    def run(handle):
+        handle.when_stopped(told.set)
+        assert told.wait(WAIT)
+        handle.check_cancelled()
+
+    task = tasks.start("apart", None, run, apart=True)
+    assert tasks.cancel(task.id).is_cancelling
+    assert wait_over(tasks, task.id).state is TaskState.CANCELLED
+    tasks.close()
+
+
+def test_who_is_told_late_is_told_at_once():
+    tasks = tasks_on(MemoryDisk())
+    work, told = Work(looks=False), threading.Event()
+
+    def run(handle):
+        work(handle)
+        handle.when_stopped(told.set)
+        assert told.is_set()
+
+    task = tasks.start("apart", None, run, apart=True)
+    assert work.began.wait(WAIT)
+    tasks.stop_apart()
+    work.go.set()
+    assert wait_over(tasks, task.id).state is TaskState.DONE
+    tasks.close()

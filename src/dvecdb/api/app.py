@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
@@ -27,6 +27,7 @@ from dvecdb.api.auth import ANONYMOUS
 from dvecdb.api.context import Answer, Context, Parts
 from dvecdb.api.docs_page import docs_page
 from dvecdb.api.endpoints import ENDPOINTS, Endpoint, Thread
+from dvecdb.api.jobs import RUNNING_MAX, Jobs
 from dvecdb.api.limits import UNHURRIED
 from dvecdb.api.openapi import describe
 from dvecdb.api.recovery_log import log_recovery
@@ -42,7 +43,7 @@ from dvecdb.api.status import APPLICATION_CODES, status_of
 from dvecdb.api.subjects import subject_of
 from dvecdb.api.threads import Threads
 from dvecdb.errors import Code, DvecdbError, InvalidRequestError, ServerError
-from dvecdb.telemetry import Event
+from dvecdb.telemetry import JOBS_RUNNING, Event
 from dvecdb.wire.codec import DEPTH_MAX, Format, encode
 from dvecdb.wire.envelope import enveloped, error_message, legacy_error_message
 
@@ -69,11 +70,15 @@ class ApiSettings:
     """Settings of the application.
 
     legacy_errors: application errors of endpoints kept from before are answered with status 200.
-    import_roots: directories that an import may read, besides the data directory.
+    import_roots: directories that an import or a job may read, besides the data directory.
+    jobs_max: embedding jobs at once; job_env: variables of `environment` that they may name.
     """
 
     legacy_errors: bool = False
     import_roots: tuple[str, ...] = ()
+    jobs_max: int = RUNNING_MAX
+    job_env: tuple[str, ...] = ()
+    environment: Mapping[str, str] = field(default_factory=dict)
     read_threads: int = 8
     write_threads: int = 64
 
@@ -91,6 +96,8 @@ def make_app(
 ) -> Api:
     """Return the application over an open database; the lifespan's end waits for its threads."""
     chosen = settings if settings is not None else ApiSettings()
+    jobs = Jobs(chosen.jobs_max)
+    metrics.watch(JOBS_RUNNING, "Embedding jobs that run in the server.", lambda: len(jobs))
     description = describe(ENDPOINTS, legacy_errors=chosen.legacy_errors)
     parts = Parts(
         database=database,
@@ -99,6 +106,9 @@ def make_app(
         tasks=tasks,
         imports=imports,
         import_roots=chosen.import_roots,
+        jobs=jobs,
+        job_env=chosen.job_env,
+        environment=chosen.environment,
         metrics=metrics,
         clock=clock,
         started_ns=clock.monotonic_ns(),

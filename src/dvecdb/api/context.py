@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from dvecdb.api.audit import Audit
     from dvecdb.api.auth import Guard, Principal
     from dvecdb.api.import_reports import ImportReports
+    from dvecdb.api.jobs import Jobs
     from dvecdb.api.metrics import Metrics
     from dvecdb.api.tasks import Tasks
     from dvecdb.clock import Clock
@@ -33,7 +34,8 @@ _NANOSECONDS = 1_000_000_000
 class Parts:
     """What the server is made of. `started_ns`: monotonic; `description`, `docs`: ready pages.
 
-    imports: the reports of imports; import_roots: directories that an import may read.
+    imports: the reports of imports; import_roots: directories that an import or a job may read;
+    jobs: those that run; job_env: variables of `environment` that a job may name.
     """
 
     database: Database
@@ -42,6 +44,9 @@ class Parts:
     tasks: Tasks
     imports: ImportReports
     import_roots: tuple[str, ...]
+    jobs: Jobs
+    job_env: tuple[str, ...]
+    environment: Mapping[str, str]
     metrics: Metrics
     clock: Clock
     started_ns: int

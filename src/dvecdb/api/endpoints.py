@@ -10,8 +10,10 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any, Final
 
 from dvecdb.api.auth import Scope
+from dvecdb.api.job_request import JobRequest
 from dvecdb.api.operations import (
     collections,
+    jobs,
     pages,
     points,
     records,
@@ -24,6 +26,7 @@ from dvecdb.api.operations import (
 from dvecdb.records import Backup, Restored, TrashEntry, Undone
 from dvecdb.reports import ImportReport
 from dvecdb.wire import bodies, legacy
+from dvecdb.wire import jobs as running
 from dvecdb.wire import recovery as messages
 from dvecdb.wire import rescue as imports
 
@@ -383,6 +386,19 @@ _SERVER_ROWS: Final = (
     ),
 )  # fmt: skip
 
+_JOB: Final = "/jobs/{collection}"
+_JOB_ROWS: Final = (
+    _own(
+        "POST", "/jobs", jobs.run_job, bodies.TaskStarted, request=JobRequest,
+        query=running.JobQuery, headers={"Location": "The task that does it"}, **_TASK, **_ADMIN,
+    ),
+    _own("GET", "/jobs", jobs.list_jobs, running.JobsAnswer, **_READ),
+    _own("GET", _JOB, jobs.read_job, running.JobAnswer, **_READ),
+    _own("POST", f"{_JOB}/pause", jobs.pause_job, bodies.Done, **_WRITE),
+    _own("POST", f"{_JOB}/resume", jobs.resume_job, bodies.Done, **_WRITE),
+    _own("POST", f"{_JOB}/stop", jobs.stop_job, bodies.Done, **_WRITE),
+)  # fmt: skip
+
 _PAGE: Final = {"scope": None, "thread": Thread.LOOP, "enveloped": False}
 _PAGE_ROWS: Final = (
     _own("GET", "/openapi.json", pages.openapi, dict[str, Any], media="application/json", **_PAGE),
@@ -399,5 +415,6 @@ ENDPOINTS: Final = (
     *_RECOVERY_ROWS,
     *_PREVIEW_ROWS,
     *_SERVER_ROWS,
+    *_JOB_ROWS,
     *_PAGE_ROWS,
 )

@@ -47,6 +47,8 @@ BUCKETS: Final = (
 COLLECTIONS_MAX: Final = 1_000
 """Collections with series of their own; the rest are added up under the label `(others)`."""
 
+JOB_OUTCOMES: Final = ("done", "stopped", "budget", "interrupted", "failed")
+"""How a run of an embedding job ends; interrupted: it was cancelled, or the server stopped."""
 _NANOSECONDS: Final = 1_000_000_000
 
 _log = structlog.get_logger("dvecdb.api")
@@ -99,6 +101,8 @@ class Metrics:
         self._durations: dict[str, _Durations] = {}
         self._imports: Counter[str] = Counter()
         self._imported = Counter(dict.fromkeys(_IMPORT_FIGURES, 0))
+        self._jobs: Counter[str] = Counter()
+        self._job_texts = 0
         self._watched: list[_Watched] = []
 
     def observe(self, operation: str, status: int, seconds: float) -> None:
@@ -123,6 +127,16 @@ class Metrics:
                 self._imported[telemetry.IMPORT_DOUBTS] += report.imported - report.exact
                 self._imported[telemetry.IMPORT_LOST_RANGES] += len(report.lost)
 
+    def count_job(self, outcome: str) -> None:
+        """Count a run of an embedding job that ended, one of `JOB_OUTCOMES`. Any thread."""
+        with self._lock:
+            self._jobs[outcome] += 1
+
+    def count_job_texts(self, texts: int) -> None:
+        """Count texts that jobs had embedded. Any thread."""
+        with self._lock:
+            self._job_texts += texts
+
     def watch(
         self, name: str, text: str, read: Callable[[], Reading], *, label: str | None = None
     ) -> None:
@@ -146,6 +160,7 @@ class Metrics:
         for watched in self._watched:
             yield _watched_family(watched)
         yield from self._import_families()
+        yield from self._job_families()
         yield from self._database_families(database)
         yield from self._disk_families()
         seconds = (self._clock.monotonic_ns() - self._begun_ns) / _NANOSECONDS
@@ -187,6 +202,18 @@ class Metrics:
         yield ended
         for name, text in _IMPORT_FIGURES.items():
             yield CounterMetricFamily(name, text, value=figures[name])
+
+    def _job_families(self) -> Iterator[Metric]:
+        with self._lock:
+            jobs, texts = dict(self._jobs), self._job_texts
+        ended = CounterMetricFamily(
+            telemetry.JOBS, "Runs of embedding jobs that ended.", labels=["outcome"]
+        )
+        for outcome in JOB_OUTCOMES:
+            ended.add_metric([outcome], jobs.get(outcome, 0))
+        yield ended
+        text = "Texts that jobs had embedded."
+        yield CounterMetricFamily(telemetry.JOB_TEXTS, text, value=texts)
 
     def _database_families(self, database: Database) -> Iterator[Metric]:
         stats = list(_stats(database))

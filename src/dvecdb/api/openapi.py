@@ -175,6 +175,8 @@ def _tag(endpoint: Endpoint) -> str:
         return "health"
     if _RECOVERY.intersection(words):
         return "recovery"
+    if words[0] == "jobs":
+        return "jobs"
     if words[0] == "collections" and len(words) > 1 and words[1] in {"vectors", "points"}:
         return words[1]
     if words[-1] in {"search", "query", "write", "scroll", "count", "documents"}:
@@ -232,6 +234,8 @@ def _answers(endpoint: Endpoint, schema_of: Document, *, legacy_errors: bool) ->
         answers["202"] = _message("A task does it", started)
         if "Location" in endpoint.headers:
             answers["202"]["headers"] = {"Location": headers["Location"]}
+        if endpoint.answer is endpoint.accepted:  # it never does it at once
+            del answers["200"]
     if endpoint.unready:
         either = [schema, {"$ref": _REFERENCE.format(name="ErrorBody")}]
         answers["503"] = _message("Not ready", {"anyOf": either})

@@ -17,12 +17,12 @@ import contextlib
 import threading
 from collections import deque
 from dataclasses import dataclass, field, replace
-from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from dvecdb.api.task_files import StoredTask, TaskFiles
+from dvecdb.api.task import Task, TaskState, task_of
+from dvecdb.api.task_files import TaskFiles
 from dvecdb.clock import SystemClock
 from dvecdb.engine.storage import unreadable, write_failed
 from dvecdb.errors import (
@@ -38,7 +38,7 @@ from dvecdb.formats.server_file import TaskEndFile, TaskStartFile
 from dvecdb.records import Finding
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
     from dvecdb.clock import Clock
     from dvecdb.media.files import Dir, Files
@@ -52,54 +52,21 @@ RESULT_BYTES_MAX: Final = 1024 * 1024
 RETRY_AFTER_SECONDS: Final = 5
 
 
-class TaskState(StrEnum):
-    """Where a task stands."""
-
-    QUEUED = "queued"
-    RUNNING = "running"
-    DONE = "done"
-    FAILED = "failed"
-    CANCELLED = "cancelled"
-    INTERRUPTED = "interrupted"
-    """The server stopped before it ended."""
-
-    @property
-    def is_over(self) -> bool:
-        """Whether the task has ended, however."""
-        return self not in {TaskState.QUEUED, TaskState.RUNNING}
-
-
-@dataclass(frozen=True, slots=True)
-class Task:
-    """A task as it stands at one moment. Times in nanoseconds since 1970, UTC.
-
-    `done` of `total` `unit` says how far it is; total and unit are None while unknown. `key` is the
-    name of the API key that started it. `error` has the fields code, message, advice and details.
-    """
-
-    id: str
-    kind: str
-    collection: str | None
-    state: TaskState
-    key: str | None
-    request_id: str | None
-    queued_ns: int
-    ended_ns: int | None = None
-    done: int = 0
-    total: int | None = None
-    unit: str | None = None
-    is_cancelling: bool = False
-    result: Json = None
-    error: Mapping[str, Json] | None = None
-
-
 @dataclass(slots=True, eq=False)
 class _Entry:
     """A task of this process: what it stands at, and the work as long as there is some."""
 
     task: Task
     run: Callable[[TaskHandle], Json] | None = None
+    apart: bool = False
     stop: threading.Event = field(default_factory=threading.Event)
+    when_stopped: Callable[[], None] | None = None
+
+    def ask_to_stop(self) -> None:
+        """Tell the work to stop. Under the lock of the table."""
+        self.stop.set()
+        if self.when_stopped is not None:
+            self.when_stopped()
 
 
 class TaskHandle:
@@ -113,13 +80,34 @@ class TaskHandle:
         """The id of the task."""
         return self._entry.task.id
 
-    def progress(self, done: int, total: int | None = None, unit: str | None = None) -> None:
-        """Say how far it is: `done` of `total` `unit`."""
+    def progress(
+        self,
+        done: int,
+        total: int | None = None,
+        unit: str | None = None,
+        rate: float | None = None,
+    ) -> None:
+        """Say how far it is: `done` of `total` `unit`, `rate` of them in a second."""
         with self._lock:
             task = self._entry.task
             total = total if total is not None else task.total
             unit = unit if unit is not None else task.unit
-            self._entry.task = replace(task, done=done, total=total, unit=unit)
+            self._entry.task = replace(task, done=done, total=total, unit=unit, rate=rate)
+
+    @property
+    def is_stopping(self) -> bool:
+        """Whether somebody cancelled the task, or the server stops."""
+        return self._entry.stop.is_set()
+
+    def when_stopped(self, call: Callable[[], None]) -> None:
+        """Have `call` called once the task is to stop, at once if it is already. It may not wait.
+
+        For work that waits where it cannot ask.
+        """
+        with self._lock:
+            self._entry.when_stopped = call
+            if self._entry.stop.is_set():
+                call()
 
     def check_cancelled(self) -> None:
         """Stop here if somebody cancelled the task, or the server stops. Let the error pass.
@@ -166,15 +154,16 @@ class Tasks:
         self._ended = threading.Condition(self._lock)
         self._queue: deque[_Entry] = deque()
         self._accepting = 0  # being noted on disk, so they count as queued
-        self._running = 0
+        self._running = self._running_apart = 0
         self._is_closed = False  # nothing is started any more
         self._is_ended = False
+        self._is_closed_apart = False
         self._findings: list[Finding] = []
         try:
             stored = self._files.load(self._findings)
         except OSError as error:
             raise unreadable("the directory of the tasks", error) from error
-        self._entries = {item.id: _Entry(_task(item)) for item in stored}
+        self._entries = {item.id: _Entry(task_of(item)) for item in stored}
         self._next = 1 + max((int(task_id) for task_id in self._entries), default=0)
         self._next = max(self._next, self._files.next_number)
         self._prune()
@@ -189,17 +178,20 @@ class Tasks:
         *,
         key: str | None = None,
         request_id: str | None = None,
+        apart: bool = False,
     ) -> Task:
         """Queue a task; that it was started is durable on return.
 
         run: does the work in a thread of ours and returns a JSON value of at most 1 MiB.
+        apart: it may take days, so it runs at once, in a thread of its own, and keeps nothing
+        waiting; whoever starts such tasks sees to it that they are few.
 
         Raises:
             UnavailableError: `too-many-requests`; details: `retry_after_seconds`.
             DiskFullError, OutcomeUnknownError: it could not be noted, and will not run.
             HandleError: `handle-closed`.
         """
-        task_id = self._accept()
+        task_id = self._accept(apart=apart)
         now = self._clock.wall_ns()
         task = Task(task_id, kind, collection, TaskState.QUEUED, key, request_id, now)
         started = TaskStartFile(
@@ -212,15 +204,15 @@ class Tasks:
             with self._lock:
                 self._accepting -= 1
             raise write_failed(f"starting the task {kind!r}", error) from error
-        return self._enqueue(_Entry(task, run))
+        return self._enqueue(_Entry(task, run, apart))
 
-    def _accept(self) -> str:
+    def _accept(self, *, apart: bool) -> str:
         """Take a place in the queue and return the id for it."""
         with self._lock:
-            if self._is_closed:
+            if self._is_closed or (apart and self._is_closed_apart):
                 raise HandleError(Code.HANDLE_CLOSED, "the server is stopping; no task was started")
             waiting = len(self._queue) + self._accepting
-            if waiting >= self._queued_max:
+            if waiting >= self._queued_max and not apart:
                 raise UnavailableError(
                     Code.TOO_MANY_REQUESTS,
                     f"{waiting} tasks wait already, {self._queued_max} at most; this one was not "
@@ -235,8 +227,16 @@ class Tasks:
         with self._lock:
             self._accepting -= 1
             self._entries[entry.task.id] = entry
-            if self._is_closed:  # meanwhile
+            if self._is_closed or (entry.apart and self._is_closed_apart):  # meanwhile
                 self._end(entry, TaskState.INTERRUPTED)
+                return entry.task
+            if entry.apart:
+                self._running_apart += 1
+                entry.task = replace(entry.task, state=TaskState.RUNNING)
+                name = f"dvecdb-{entry.task.kind}"
+                threading.Thread(
+                    target=self._work_apart, args=[entry], name=name, daemon=True
+                ).start()
                 return entry.task
             self._queue.append(entry)
             if self._running < self._running_max:
@@ -257,6 +257,14 @@ class Tasks:
                 entry = self._queue.popleft()
                 entry.task = replace(entry.task, state=TaskState.RUNNING)
             self._run(entry)
+
+    def _work_apart(self, entry: _Entry) -> None:
+        try:
+            self._run(entry)
+        finally:
+            with self._lock:
+                self._running_apart -= 1
+                self._ended.notify_all()
 
     def _run(self, entry: _Entry) -> None:
         run, entry.run = entry.run, None
@@ -327,8 +335,8 @@ class Tasks:
     def _end(self, entry: _Entry, state: TaskState, **fields: object) -> None:
         """Change the table. Under `_lock`."""
         changed: dict[str, object] = {"ended_ns": self._clock.wall_ns(), **fields}
-        entry.task = replace(entry.task, state=state, **changed)  # type: ignore[arg-type]
-        entry.run = None
+        entry.task = replace(entry.task, state=state, rate=None, **changed)  # type: ignore[arg-type]
+        entry.run = entry.when_stopped = None
         self._ended.notify_all()
 
     def _prune(self) -> None:
@@ -374,7 +382,7 @@ class Tasks:
             if entry.task.state.is_over:
                 return entry.task
             entry.task = replace(entry.task, is_cancelling=True)
-            entry.stop.set()
+            entry.ask_to_stop()
             if entry not in self._queue:
                 return entry.task
             self._queue.remove(entry)
@@ -403,8 +411,21 @@ class Tasks:
             self._is_closed = True
             self._queue.clear()
             for entry in self._entries.values():
-                entry.stop.set()
+                entry.ask_to_stop()
             self._ended.notify_all()
+
+    def stop_apart(self) -> None:
+        """Ask what runs apart to stop, and start no more of that. Everything else goes on."""
+        with self._lock:
+            self._is_closed_apart = True
+            for entry in self._entries.values():
+                if entry.apart and not entry.task.state.is_over:
+                    entry.ask_to_stop()
+
+    def wait_apart(self, timeout_seconds: float) -> bool:
+        """Wait at most that long for what runs apart; return whether it has ended."""
+        with self._lock:
+            return self._ended.wait_for(lambda: self._running_apart == 0, timeout_seconds)
 
     def close(self, timeout_seconds: float = 5.0) -> None:
         """Stop everything, wait at most that long, and mark what it interrupts."""
@@ -413,7 +434,7 @@ class Tasks:
             if self._is_ended:
                 return
             self._is_ended = True
-            self._ended.wait_for(lambda: self._running == 0, timeout_seconds)
+            self._ended.wait_for(lambda: self._running + self._running_apart == 0, timeout_seconds)
             left = [e for e in self._entries.values() if not e.task.state.is_over]
         for entry in left:
             self._finish(entry, TaskState.INTERRUPTED)
@@ -424,26 +445,6 @@ class Tasks:
         with self._lock:
             found = [entry.task for entry in self._entries.values()]
         return sorted(found, key=lambda task: task.id, reverse=True)
-
-
-def _task(stored: StoredTask) -> Task:
-    """Return the task that files tell of: without an end it was interrupted."""
-    start, end = stored.start, stored.end
-    state = TaskState.INTERRUPTED
-    if end is not None and end.state in set(TaskState):
-        state = TaskState(end.state)
-    return Task(
-        id=stored.id,
-        kind=start.kind,
-        collection=start.collection,
-        state=state,
-        key=start.key,
-        request_id=start.request_id,
-        queued_ns=start.queued_ns,
-        ended_ns=end.ended_ns if end is not None else None,
-        result=end.result if end is not None else None,
-        error=end.error if end is not None else None,
-    )
 
 
 def _bounded(result: Json) -> Json:

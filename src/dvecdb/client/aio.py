@@ -8,7 +8,7 @@ from collections.abc import Generator
 from functools import update_wrapper
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Self, TypeVar
 
-from dvecdb.client import recovery_requests, requests, rescue_requests
+from dvecdb.client import job_requests, recovery_requests, requests, rescue_requests
 from dvecdb.client.address import (
     CONNECT_TIMEOUT_SECONDS,
     CONNECTIONS_MAX,
@@ -191,6 +191,14 @@ class AsyncDatabase:
     trust_clock = _server_method(recovery_requests.trust_clock)
     import_legacy = _server_method(rescue_requests.import_legacy)
     examine_legacy = _server_method(rescue_requests.examine_legacy)
+    run_job = _server_method(job_requests.run_job)
+    start_job = _server_method(job_requests.start_job)
+    estimate_job = _server_method(job_requests.estimate_job)
+    job = _server_method(job_requests.job)
+    jobs = _server_method(job_requests.list_jobs)
+    pause_job = _server_method(job_requests.pause_job)
+    resume_job = _server_method(job_requests.resume_job)
+    stop_job = _server_method(job_requests.stop_job)
 
     async def preview(self, path: str) -> AsyncPreview:
         """Open a trash entry or backup for reading, as it is. Raises as `restore`."""

@@ -9,7 +9,7 @@ from functools import update_wrapper
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Self, TypeVar
 
 from dvecdb import clock
-from dvecdb.client import recovery_requests, requests, rescue_requests
+from dvecdb.client import job_requests, recovery_requests, requests, rescue_requests
 from dvecdb.client.address import (
     CONNECT_TIMEOUT_SECONDS,
     CONNECTIONS_MAX,
@@ -212,6 +212,14 @@ class RemoteDatabase:
     trust_clock = _method(recovery_requests.trust_clock)
     import_legacy = _method(rescue_requests.import_legacy)
     examine_legacy = _method(rescue_requests.examine_legacy)
+    run_job = _method(job_requests.run_job)
+    start_job = _method(job_requests.start_job)
+    estimate_job = _method(job_requests.estimate_job)
+    job = _method(job_requests.job)
+    jobs = _method(job_requests.list_jobs)
+    pause_job = _method(job_requests.pause_job)
+    resume_job = _method(job_requests.resume_job)
+    stop_job = _method(job_requests.stop_job)
 
     def preview(self, path: str) -> RemotePreview:
         """Open a trash entry or backup for reading, as it is; nothing is changed.

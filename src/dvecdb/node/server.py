@@ -152,20 +152,23 @@ def run(
     listeners: Sequence[Listener],
     *,
     when_started: Callable[[], None],
+    when_stopping: Callable[[], None],
     exit_now: Callable[[int], None],
 ) -> None:
     """Serve until a signal; return when everything accepted is answered. Main thread only.
 
     The first listener stops first: the others (metrics) still answer while it does.
+    when_stopping: is called at the signal, and may not wait.
     exit_now: ends the process without another word, for the second signal.
     """
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_run(listeners, when_started, exit_now))
+        runner.run(_run(listeners, when_started, when_stopping, exit_now))
 
 
 async def _run(
     listeners: Sequence[Listener],
     when_started: Callable[[], None],
+    when_stopping: Callable[[], None],
     exit_now: Callable[[int], None],
 ) -> None:
     loop = asyncio.get_running_loop()
@@ -182,6 +185,7 @@ async def _run(
             exit_now(128 + number)
         _log.info(Event.SERVER_STOPPING, signal=signal.Signals(number).name)
         listeners[0].should_exit = True
+        when_stopping()
 
     for number in SIGNALS:
         loop.add_signal_handler(number, stop, int(number))

@@ -51,6 +51,13 @@ class ServerSettings:
     import_roots: tuple[str, ...] = _setting(
         (), "paths", "directories that an import through the server may read; none by default"
     )
+    jobs_max: int = _setting(
+        2, "jobs", "embedding jobs that run in the server at once; 0: it runs none",
+        first=0, last=64,
+    )  # fmt: skip
+    job_env: tuple[str, ...] = _setting(
+        (), "names", "environment variables that a job may name, beside those made for jobs"
+    )
     tls_cert: str | None = _setting(None, "path", "PEM certificate chain; with tls_key: HTTPS")
     tls_key: str | None = _setting(None, "path", "PEM private key, without a pass phrase")
     cors_origins: tuple[str, ...] = _setting(
@@ -98,7 +105,7 @@ class ServerSettings:
         first=8, last=1_000_000,
     )  # fmt: skip
     shutdown_seconds: float = _setting(
-        6.0, "seconds", "after SIGTERM, for requests in flight; what is left is answered 503",
+        6.0, "seconds", "after SIGTERM, for jobs and requests in flight; the rest is answered 503",
         first=0, last=3_600,
     )  # fmt: skip
     legacy_errors: bool = _setting(

@@ -25,10 +25,11 @@ PREFIX: Final = "DVECDB_"
 _ENGINE: Final = "engine"
 _DEFAULT: Final = "default"
 
-# Not settings of a server: what the client, the command line and the tests read, and what
+# Not settings of a server: what the client, the command line, jobs and the tests read, and what
 # orchestrators set for a service that is called dvecdb.
 _FOREIGN: Final = re.compile(
     r"CONFIG|URL|API_KEY|ACTOR|TIMEOUT_SECONDS|SOAK|SEED|BENCH\w*"
+    r"|JOB_(?!ENV$)\w+"  # what embedding jobs may name
     r"|PORT|PORT_\d+_\w+|(\w+_)?SERVICE_(HOST|PORT)(_\w+)?|NAME|ENV_\w+"
 )
 _TRUE: Final = frozenset({"1", "true", "yes", "on"})

@@ -10,6 +10,7 @@ CLOSE_SECONDS; what was acknowledged is on disk before, so a part that takes lon
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
@@ -27,7 +28,7 @@ from dvecdb.api.metrics import Metrics
 from dvecdb.api.recovery_log import log_expired
 from dvecdb.api.server_directory import make_server_directory
 from dvecdb.api.tasks import Tasks
-from dvecdb.clock import SystemClock
+from dvecdb.clock import NANOSECONDS_PER_SECOND, SystemClock
 from dvecdb.engine.storage import write_failed
 from dvecdb.errors import Code, InvalidRequestError
 from dvecdb.formats import names
@@ -122,15 +123,45 @@ def _serve(settings: ServerSettings, exit_now: Callable[[int], None], writer: Li
         )
         listeners = _listeners(settings, parts, limited, shared, bound, stack)
         _announce(parts.database, listeners[0].url)
+        stopping = _Stopping(parts.tasks, settings.shutdown_seconds)
         run(
             listeners,
             when_started=lambda: _say_started(settings, parts, listeners),
+            when_stopping=stopping.begin,
             exit_now=exit_now,
         )
+        stopping.wait()
         closed = _close(stack.pop_all())
     is_whole = closed and limited.in_flight == 0
     _log.info(Event.SERVER_STOPPED, abandoned=limited.in_flight, closed=closed)
     return is_whole
+
+
+class _Stopping:
+    """How embedding jobs end with the server: asked at the signal, with as long as requests have.
+
+    What is under way then is committed; what is not answered in time is asked for again by the
+    next run.
+    """
+
+    def __init__(self, tasks: Tasks, seconds: float) -> None:
+        self._tasks = tasks
+        self._clock = SystemClock()
+        self._seconds = seconds
+        self._end_ns: int | None = None
+
+    def begin(self) -> None:
+        """Ask the jobs to stop. Waits for nothing."""
+        self._end_ns = self._clock.monotonic_ns() + int(self._seconds * NANOSECONDS_PER_SECOND)
+        self._tasks.stop_apart()
+
+    def wait(self) -> None:
+        """Wait for their end, or until the time is up."""
+        if self._end_ns is None:
+            self.begin()
+        assert self._end_ns is not None
+        left_ns = self._end_ns - self._clock.monotonic_ns()
+        self._tasks.wait_apart(max(0.0, left_ns / NANOSECONDS_PER_SECOND))
 
 
 def open_parts(settings: ServerSettings, stack: contextlib.ExitStack) -> _Parts:
@@ -194,7 +225,11 @@ def _limited(settings: ServerSettings, parts: _Parts, stack: contextlib.ExitStac
         imports=parts.imports,
         metrics=parts.metrics,
         settings=ApiSettings(
-            legacy_errors=settings.legacy_errors, import_roots=settings.import_roots
+            legacy_errors=settings.legacy_errors,
+            import_roots=settings.import_roots,
+            jobs_max=settings.jobs_max,
+            job_env=settings.job_env,
+            environment=os.environ,
         ),
         clock=clock,
     )

@@ -297,7 +297,7 @@ class VerifyAnswer(Answer, frozen=True):
 
 
 class TaskBody(Answer, frozen=True):
-    """A task as it stands. `error` has the fields code, message, advice and details."""
+    """A task. `error`: code, message, advice, details; `rate`: of `unit`, in a second."""
 
     id: str
     kind: str
@@ -313,6 +313,7 @@ class TaskBody(Answer, frozen=True):
     is_cancelling: bool
     result: Json
     error: dict[str, Json] | None
+    rate: float | None = None
 
 
 class TaskStarted(Answer, frozen=True):

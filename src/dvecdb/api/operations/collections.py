@@ -72,6 +72,7 @@ def delete_collection(context: Context, _: None) -> Answer:
     context.database.delete_collection(
         name, actor=options.get("actor"), reason=options.get("reason")
     )
+    context.parts.jobs.leave(name)
     return Answer(NamedMessage(name, "Collection deleted successfully"), lsn=lsn, rows=rows)
 
 

@@ -208,6 +208,7 @@ def hard_delete(context: Context, _: None) -> Answer:
         actor=options.get("actor"),
         reason=options.get("reason"),
     )
+    context.parts.jobs.leave(name)
     headers = {"dvecdb-freed-bytes": str(gone.freed_bytes)}
     if gone.backups:
         headers["dvecdb-backups"] = ", ".join(gone.backups[:_BACKUPS_NAMED_MAX])

@@ -26,7 +26,8 @@ from dvecdb.wire.legacy import HealthAnswer, LiveAnswer, ReadyAnswer, ServerStat
 
 if TYPE_CHECKING:
     from dvecdb.api.context import Context
-    from dvecdb.api.tasks import Task, TaskHandle
+    from dvecdb.api.task import Task
+    from dvecdb.api.tasks import TaskHandle
     from dvecdb.records import Finding, Json
 
 _NANOSECONDS = 1_000_000_000
@@ -212,6 +213,7 @@ def task_body(task: Task) -> TaskBody:
         is_cancelling=task.is_cancelling,
         result=task.result,
         error=None if task.error is None else dict(task.error),
+        rate=task.rate,
     )
 
 
