@@ -3,6 +3,7 @@
 PYTHON ?= python3
 UV_VERSION := 0.13.9
 PYTEST_ARGS ?=
+DEMO_ARGS ?=
 
 export UV_PYTHON_DOWNLOADS := never
 export UV_SYSTEM_CERTS := true
@@ -15,8 +16,8 @@ INSTALLED := .venv/.installed
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 10
 
-demo: $(INSTALLED) ## rescue a broken database, delete it, restore it, spoil it, undo that
-	$(BIN)/dvecdb demo
+demo: $(INSTALLED) ## the tour: records of PostgreSQL, embedded through failures; DEMO_ARGS=--quick
+	@$(BIN)/python -m demo $(DEMO_ARGS)
 
 test: $(INSTALLED) ## run the tests; PYTEST_ARGS adds arguments
 	$(BIN)/python -m pytest -n 2 --dist worksteal $(PYTEST_ARGS)
