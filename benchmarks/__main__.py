@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from benchmarks import http, http_writes, opening, recovery, rescue, search, writes
+from benchmarks import embedding, http, http_writes, opening, recovery, rescue, search, writes
 from benchmarks.data import embeddings
 from benchmarks.harness import Measure, Options, report
 
@@ -38,6 +38,8 @@ NAMES = (
     "million",
     "recovery",
     "rescue",
+    "embed",
+    "embed-million",
     "http",
     "http-writes",
 )
@@ -82,6 +84,8 @@ def run(options: Options, names: list[str] | tuple[str, ...]) -> list[Measure]:
         "million": lambda: opening.million(options),
         "recovery": lambda: recovery.recovery(options, rows),
         "rescue": lambda: rescue.rescue(options, rows),
+        "embed": lambda: embedding.embedding(options),
+        "embed-million": lambda: embedding.embedding_memory(options),
         "http": lambda: http.http(options, rows, queries),
         "http-writes": lambda: http_writes.inserts(options, rows),
     }
