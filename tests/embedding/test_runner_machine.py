@@ -297,7 +297,7 @@ def test_jobs_do_what_the_model_says(monkeypatch):
     run_state_machine_as_test(
         Job,
         settings=settings(
-            max_examples=1_000 if os.environ.get("DVECDB_SOAK") else 70,
+            max_examples=1_000 if os.environ.get("DVECDB_SOAK") else 50,
             stateful_step_count=20,
             deadline=None,
             derandomize=not os.environ.get("DVECDB_SOAK"),
