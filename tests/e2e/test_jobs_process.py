@@ -253,6 +253,7 @@ def test_a_collection_that_is_deleted_ends_its_job(place):
 
 def test_a_job_of_another_process_is_shown_refused_and_stopped(place, service):
     server = place(*place.root)
+    service.set_faults(slow_ms=200)
     reports = []
 
     def run():
@@ -270,6 +271,7 @@ def test_a_job_of_another_process_is_shown_refused_and_stopped(place, service):
     assert server.ask("POST", f"{JOBS}/docs/stop")[0] == 200
     other.join(60)
     assert reports[0].state == "stopped"
+    service.set_faults()
     assert ended(server, started(server, asked(place)))["state"] == "done"
     assert paid_twice(service) == 0
 

@@ -28,7 +28,7 @@ def write_cursor_first():
     def broken(self, documents, *, ids=(), vectors=None, metadata=(), **options):
         commit(self, documents, **options)
         if len(ids):
-            time.sleep(0.02)
+            time.sleep(0.1)
             rows = {"ids": ids, "vectors": vectors, "metadata": metadata}
             self.collection.write(upserts=rows)
 
