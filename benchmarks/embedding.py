@@ -31,7 +31,11 @@ ROWS = 21_000
 MANY = 1_000_000
 BATCH = 50
 DIMENSION = 384
-MIB = 1024 * 1024
+SERVICE_MS = 60  # what a request of the calm and of the rough run takes at least
+ROUGH = {
+    "errors": 0.3, "timeouts": 0.1, "timeout_seconds": 1.0,
+    "rate_limits": 0.01, "rate_limit_burst": 5, "retry_after_seconds": 0.5,
+}  # fmt: skip
 
 
 def embedding(options: Options) -> list[Measure]:
@@ -53,11 +57,10 @@ def embedding(options: Options) -> list[Measure]:
                 texts = service.health()["texts"]
                 again.append(went(job_of(service.url, "own"), url, postgres)[0])
                 assert service.health()["texts"] == texts, "the second run paid"
-                calm = went(job_of(service.url, "calm"), url, postgres)[0]
-                service.set_faults(errors=0.3, timeouts=0.1, timeout_seconds=0.5, rate_limits=0.02)
-                seconds, report = went(
-                    job_of(service.url, "rough", timeout_seconds=0.25), url, postgres
-                )
+                service.set_faults(slow_ms=SERVICE_MS)
+                calm = went(rough_job(service.url, "calm"), url, postgres)[0]
+                service.set_faults(slow_ms=SERVICE_MS, **ROUGH)
+                seconds, report = went(rough_job(service.url, "rough"), url, postgres)
                 service.set_faults()
                 faults.append(calm / (seconds - report.spent.waited_seconds))
         return [
@@ -130,6 +133,12 @@ def job_of(url: str, collection: str, timeout_seconds: float = 30.0, **flow: Any
         },
         "flow": {"batch": BATCH, "retry_seconds": 0.05, "concurrency": 1, **flow},
     }  # fmt: skip
+
+
+def rough_job(url: str, collection: str) -> dict[str, Any]:
+    """Return a job that expects trouble: it waits for three times as long as an answer takes."""
+    timeout_seconds = 3 * SERVICE_MS / 1_000
+    return job_of(url, collection, timeout_seconds, retry_seconds=0.2, concurrency=4)
 
 
 def went(job: dict[str, Any], url: str, postgres: Postgres) -> tuple[float, Any]:
