@@ -19,8 +19,7 @@ from typing import TYPE_CHECKING, Any
 from benchmarks.harness import Measure, Options, fresh
 
 import dvecdb
-from dvecdb.embedding import parse_job, run
-from dvecdb.embedding import session as sessions
+from dvecdb.embedding import parse_job, run, running
 from dvecdb.testing.embedding_service import EmbeddingService
 from dvecdb.testing.postgres import Postgres
 
@@ -165,7 +164,7 @@ def alone(job: dict[str, Any], url: str, postgres: Postgres) -> tuple[float, dic
 
         return timed
 
-    open_embedder, open_source = sessions.open_embedder, sessions.open_source
+    open_embedder, open_source = running.open_embedder, running.open_source
 
     class Clocked:
         def __init__(self, inner: Any, **what: str) -> None:
@@ -183,8 +182,8 @@ def alone(job: dict[str, Any], url: str, postgres: Postgres) -> tuple[float, dic
         return clock
 
     try:
-        sessions.open_embedder = lambda *a: Clocked(open_embedder(*a), embed="service")
-        sessions.open_source = lambda *a, **o: Clocked(open_source(*a, **o), read="source")
+        running.open_embedder = lambda *a: Clocked(open_embedder(*a), embed="service")
+        running.open_source = lambda *a, **o: Clocked(open_source(*a, **o), read="source")
         began = time.perf_counter()
         with dvecdb.connect(url) as database:
             make, find = database.create_collection, database.collection
@@ -193,7 +192,7 @@ def alone(job: dict[str, Any], url: str, postgres: Postgres) -> tuple[float, dic
             run(parse_job(job), database, environment={"DATABASE_URL": postgres.dsn})
         return time.perf_counter() - began, parts
     finally:
-        sessions.open_embedder, sessions.open_source = open_embedder, open_source
+        running.open_embedder, running.open_source = open_embedder, open_source
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from dvecdb.embedding.events import Committed
 from dvecdb.embedding.identity import PROBE_TEXT
 from dvecdb.embedding.job import parse_job
 from dvecdb.embedding.model import Answer, EmbedError, Reason, SourceRow
-from dvecdb.embedding.session import run
+from dvecdb.embedding.running import run
 
 COLLECTION = "things"
 DIMENSION = 8
@@ -150,9 +150,9 @@ def standing_in(sources, embedder=None):
         return sources[name]
 
     with (
-        mock.patch("dvecdb.embedding.session.open_source", open_source),
+        mock.patch("dvecdb.embedding.running.open_source", open_source),
         mock.patch("dvecdb.embedding.care.open_source", open_source),
-        mock.patch("dvecdb.embedding.session.open_embedder", return_value=embedder),
+        mock.patch("dvecdb.embedding.running.open_embedder", return_value=embedder),
     ):
         yield
 

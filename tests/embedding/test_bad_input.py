@@ -68,7 +68,7 @@ def embed_file(database, source, embedder=None, **job):
         {"target": {"collection": COLLECTION}, "sources": {"s": source}, "flow": FLOW, **job}
     )
     embedder = embedder or HashEmbedder()
-    with mock.patch("dvecdb.embedding.session.open_embedder", return_value=embedder):
+    with mock.patch("dvecdb.embedding.running.open_embedder", return_value=embedder):
         return run(job, database, environment={}).sources["s"]
 
 
@@ -493,7 +493,7 @@ def service_job(service, kind="openai", **more):
 
 
 def run_service(database, source, job, **options):
-    with mock.patch("dvecdb.embedding.session.open_source", return_value=source):
+    with mock.patch("dvecdb.embedding.running.open_source", return_value=source):
         return run(job, database, environment={}, **options)
 
 
@@ -640,7 +640,7 @@ def test_a_wrong_key_of_the_service_is_refused_and_not_shown(database):
     with EmbeddingService(dimensions=16, api_key="right") as service:
         job = service_job(service, embedder={"api_key_env": "KEY"})
         with (
-            mock.patch("dvecdb.embedding.session.open_source", return_value=ListSource(rows(3))),
+            mock.patch("dvecdb.embedding.running.open_source", return_value=ListSource(rows(3))),
             pytest.raises(InvalidRequestError) as caught,
         ):
             run(job, database, environment={"KEY": "wrong-secret"})
@@ -723,7 +723,7 @@ def test_wrong_credentials_of_the_source_are_refused_and_nothing_is_made(databas
         )
         embedder = HashEmbedder()
         with (
-            mock.patch("dvecdb.embedding.session.open_embedder", return_value=embedder),
+            mock.patch("dvecdb.embedding.running.open_embedder", return_value=embedder),
             pytest.raises(InvalidRequestError) as caught,
         ):
             dsn = f"{scheme}://nobody:very-secret@{where}"

@@ -9,8 +9,7 @@ import pytest
 
 from dvecdb.embedding.job import parse_job, parse_toml
 from dvecdb.embedding.lease import Lease, is_dead
-from dvecdb.embedding.progress import Cursor, begin, definition_of, read_cursor
-from dvecdb.embedding.runner import plain
+from dvecdb.embedding.progress import Cursor, begin, definition_of, plain, read_cursor
 from dvecdb.errors import Code, InvalidRequestError
 from dvecdb.media.processes import start_of
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from dvecdb.embedding.controls import Controls
     from dvecdb.embedding.job import Job, parse_job, parse_toml
     from dvecdb.embedding.report import Checked, Estimate, JobReport, Status
-    from dvecdb.embedding.session import run
+    from dvecdb.embedding.running import run
 
 __all__ = [
     "Checked",
@@ -45,7 +45,7 @@ _MODULES = {
     "controls": ("Controls",),
     "job": ("Job", "parse_job", "parse_toml"),
     "report": ("Checked", "Estimate", "JobReport", "Status"),
-    "session": ("run",),
+    "running": ("run",),
 }
 
 

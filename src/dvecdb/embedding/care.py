@@ -14,7 +14,8 @@ from dvecdb.embedding.controls import Controls
 from dvecdb.embedding.lease import is_free
 from dvecdb.embedding.progress import DEAD_LETTERS, JOBS, read_cursor
 from dvecdb.embedding.report import Checked, Estimate, SourceStatus, Status
-from dvecdb.embedding.session import draw, refuse_own_field
+from dvecdb.embedding.running import refuse_own_field
+from dvecdb.embedding.session import draw
 from dvecdb.embedding.sources.opening import open_source
 from dvecdb.embedding.target import CONTROL, EMBEDDER, LEASE, Target
 from dvecdb.embedding.waiting import Waiting

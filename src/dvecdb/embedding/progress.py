@@ -106,3 +106,8 @@ def read_letter(value: Json) -> DeadLetter | None:
         return msgspec.convert(value, DeadLetter)
     except msgspec.ValidationError:
         return None
+
+
+def plain(value: Cursor | DeadLetter | None) -> Json:
+    """Return a cursor or dead letter as the document that it is stored as."""
+    return None if value is None else msgspec.json.decode(msgspec.json.encode(value))

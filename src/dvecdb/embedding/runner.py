@@ -31,7 +31,7 @@ from dvecdb.embedding.outbox import (
     said_of,
 )
 from dvecdb.embedding.pending import Outcome, Pending, Window, bury, prepare
-from dvecdb.embedding.progress import DEAD_LETTERS, JOBS, DeadLetter
+from dvecdb.embedding.progress import DEAD_LETTERS, JOBS, DeadLetter, plain
 from dvecdb.errors import Code, DvecdbError, InvalidRequestError, UnavailableError
 
 if TYPE_CHECKING:
@@ -441,11 +441,6 @@ def _outcome(future: Future[Result]) -> tuple[Result, BaseException | None]:
         return end.done, end
     except Exception as error:  # noqa: BLE001  # told once the other answers are kept
         return [], error
-
-
-def plain(value: Cursor | DeadLetter | None) -> Json:
-    """Return a cursor or dead letter as the document that it is stored as."""
-    return None if value is None else msgspec.json.decode(msgspec.json.encode(value))
 
 
 def _vector(row: Pending) -> npt.NDArray[np.float32]:

@@ -1,10 +1,8 @@
-"""A run of a job from start to end: takes the collection, goes through the sources, reports."""
+"""What the parts of a run share: the collection, the embedder, the clock, and what was done."""
 
 from __future__ import annotations
 
 import contextlib
-import os
-import re
 import threading
 import uuid
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -12,13 +10,10 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import msgspec
 
-from dvecdb.clock import SystemClock, to_datetime
-from dvecdb.embedding.caller import BudgetReached, Caller, Stopped
-from dvecdb.embedding.controls import Controls
-from dvecdb.embedding.door import CALLS_MAX
-from dvecdb.embedding.embedders.opening import open_embedder
-from dvecdb.embedding.events import Noted, SourceReached, SourceStarted
-from dvecdb.embedding.identity import FIELD, PROBE_TEXT, Identity, refuse_other
+from dvecdb.clock import to_datetime
+from dvecdb.embedding.caller import Caller, Stopped
+from dvecdb.embedding.events import Noted, SourceStarted
+from dvecdb.embedding.identity import PROBE_TEXT, Identity, refuse_other
 from dvecdb.embedding.model import EmbedError, Reason
 from dvecdb.embedding.progress import (
     DEAD_LETTERS,
@@ -26,12 +21,11 @@ from dvecdb.embedding.progress import (
     DeadLetter,
     begin,
     definition_of,
+    plain,
     read_cursor,
     read_letter,
 )
 from dvecdb.embedding.report import JobReport, Spent, State
-from dvecdb.embedding.runner import SourceRun, plain
-from dvecdb.embedding.sources.opening import open_source
 from dvecdb.embedding.stored import Stored
 from dvecdb.embedding.target import CONTROL, Target
 from dvecdb.embedding.waiting import Waiting, is_away
@@ -41,7 +35,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from dvecdb.clock import Clock
-    from dvecdb.embedding.events import JobEvent, Watch
+    from dvecdb.embedding.controls import Controls
+    from dvecdb.embedding.events import Watch
     from dvecdb.embedding.job import FlowSpec, Job
     from dvecdb.embedding.model import Embedder, Source
     from dvecdb.embedding.progress import Cursor
@@ -52,11 +47,10 @@ T = TypeVar("T")
 
 _POLL_SECONDS: Final = 2.0
 _LOOK_SECONDS: Final = 0.5
-_OWN_FIELD: Final = re.compile(rf"(?:^|\sas\s)\s*{FIELD}\s*$", re.IGNORECASE)
 
 
 class Session:
-    """One run. What the parts of a job share."""
+    """One run."""
 
     def __init__(
         self,
@@ -310,87 +304,3 @@ class Session:
 def draw() -> float:
     """Return a random number in [0, 1)."""
     return uuid.uuid4().int / 2**128
-
-
-def run(
-    job: Job,
-    database: Database,
-    *,
-    environment: Mapping[str, str] = os.environ,
-    watch: Watch | None = None,
-    controls: Controls | None = None,
-    resolve: Callable[[str], str] | None = None,
-    full: bool = False,
-    only_failed: bool = False,
-) -> JobReport:
-    """Run a job to its end; return what it did. What was acknowledged by a `Committed` is durable.
-
-    database: of `dvecdb.open` or `dvecdb.connect`. watch: is told everything (`events`), in any
-    thread. full: look at every row, however old its `changed_since`, from the start, and
-    read every vector. only_failed:
-    try just the dead letters once more. resolve: says where a source's path is, or refuses it.
-
-    Raises:
-        InvalidRequestError: `invalid-job`, `source-refused`, `embedder-refused`, `extra-missing`.
-        ConflictError: `job-running`, `embedder-mismatch`.
-        UnavailableError: only after `give_up_seconds`.
-        DvecdbError: of the database, if waiting cannot cure it.
-    """
-    controls = controls or Controls()
-    refuse_own_field(job)
-    with contextlib.ExitStack() as opened:
-        sources: dict[str, Source] = {}
-        for name, spec in job.sources.items():
-            sources[name] = open_source(name, spec, environment, resolve=resolve)
-            opened.callback(sources[name].close)
-        embedder = open_embedder(job.embedder, environment)
-        opened.callback(embedder.close)
-        session = Session(job, database, embedder, controls, watch or _ignore, SystemClock())
-        opened.callback(session.close)
-        return session.report(_run(session, sources, full=full, only_failed=only_failed))
-
-
-def _run(
-    session: Session, sources: Mapping[str, Source], *, full: bool, only_failed: bool
-) -> State:
-    """Go through the sources. What is away is waited for, before the first text is paid for too."""
-    try:
-        for name, source in sources.items():
-            session.reach_source(source.check)
-            session.watch(SourceReached(name))
-        session.begin()
-        session.stored.reads_vectors = full
-    except Stopped:
-        raise UnavailableError(
-            Code.CANCELLED, "the job was stopped before it began; no row was written"
-        ) from None
-    try:
-        with ThreadPoolExecutor(CALLS_MAX, "embed") as pool:
-            for name, source in sources.items():
-                cursor = session.start(name, source, full=full, only_failed=only_failed)
-                one = SourceRun(session, name, source, cursor, pool)
-                if only_failed:
-                    one.retry(frozenset(session.letters_of(name)))
-                else:
-                    one.run()
-    except Stopped:
-        return "stopped"
-    except BudgetReached:
-        return "budget"
-    return "done"
-
-
-def refuse_own_field(job: Job) -> None:
-    """Refuse metadata that would hide what a record was made of. Raises `invalid-job`."""
-    for name, source in job.sources.items():
-        for column in source.metadata:
-            if _OWN_FIELD.search(column):
-                raise InvalidRequestError(
-                    Code.INVALID_JOB,
-                    f"source {name}: metadata {column!r}: {FIELD} is written by the job; "
-                    f"give the column another name: '{FIELD} as name'",
-                )
-
-
-def _ignore(_event: JobEvent) -> None:
-    """Tell nobody."""

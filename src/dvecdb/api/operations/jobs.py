@@ -17,7 +17,7 @@ from dvecdb.api.job_allowance import Allowance
 from dvecdb.api.job_runs import JobRun
 from dvecdb.api.operations.server import task_body
 from dvecdb.embedding.lease import Lease, is_free, running
-from dvecdb.embedding.session import refuse_own_field
+from dvecdb.embedding.running import refuse_own_field
 from dvecdb.embedding.target import CONTROL, LEASE
 from dvecdb.errors import Code, DamagedDataError, HandleError, NotFoundError
 from dvecdb.records import check_name, parse_metric, parse_vector_type
