@@ -128,10 +128,6 @@ class Engine(RuleBasedStateMachine):
         """Open without faults: must succeed, and everything must be there."""
         self.disarm()
         self.is_blind = self.is_faulty = False
-        if any(getattr(node, "lost", ()) for node in self.disk.volume.nodes.values()):
-            # What a failed sync gave up can only be written anew where there is room for it. A
-            # reopen without says so and shows it all the same: guarantees.md names that limit.
-            self.disk.capacity_bytes = None
         self.was_full = self.is_limited  # there may be no room for a log then
         tails = self.tails()
         self.db = self.new_database()
