@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
-from dvecdb.embedding.sources.positions import position_of, values_of
+from dvecdb.embedding.sources.positions import values_of
 from dvecdb.embedding.sources.postgresql_catalog import (
     Column,
     Relation,
@@ -26,8 +26,8 @@ from dvecdb.embedding.sources.postgresql_connection import (
     STATEMENT_SECONDS,
     PostgresConnection,
 )
-from dvecdb.embedding.sources.template import Projection, refused
-from dvecdb.embedding.sources.values import UnfitError, iso_of, keys_of
+from dvecdb.embedding.sources.template import Projection, key_of, text_size
+from dvecdb.embedding.sources.values import iso_of
 from dvecdb.errors import Code, DvecdbError, InvalidRequestError, UnavailableError
 
 if TYPE_CHECKING:
@@ -147,8 +147,7 @@ class PostgresSource:
                 raise
             rows = self._page(known, limit, still)
         if rows:
-            size = sum(len(row.text) for row in rows if row.text is not None)
-            self._row_bytes = max(1, size // len(rows))
+            self._row_bytes = text_size(rows)
         return rows
 
     def keys(self) -> Iterator[str]:
@@ -158,7 +157,7 @@ class PostgresSource:
             statement, parameters = self._select([], values, _KEYS_PAGE, None)
             rows = self._query(statement, parameters)
             for row in rows:
-                yield _key(row)[0]
+                yield key_of(row)[0]
             if not rows:
                 return
             values = list(rows[-1])
@@ -173,17 +172,8 @@ class PostgresSource:
         projection = self._projection
         statement, parameters = self._select(projection.columns, values, limit, since)
         found, columns = self._connection.query(statement, parameters)
-        width = len(projection.key)
         found = _with_iso(found, [oid for _, oid in columns])
-        rows = []
-        for cells in found:
-            key, problem = _key(cells[:width])
-            position = position_of(cells[:width])
-            if problem is None:
-                rows.append(projection.row(key, position, cells[width:]))
-            else:
-                rows.append(refused(key, position, problem))
-        return rows
+        return [projection.keyed_row(cells) for cells in found]
 
     def _select(
         self, columns: Sequence[str], values: list[object] | None, limit: int, since: Json
@@ -377,14 +367,6 @@ def _greatest(column: str, type: str) -> str:
     if type in ("real", "double precision", "numeric"):
         return f"max({column}) FILTER (WHERE {column} < 'infinity')"
     return f"max({column})"
-
-
-def _key(values: Sequence[object]) -> tuple[str, str | None]:
-    """Return the key of a row, and what is wrong with it; such a row has a key of its own too."""
-    try:
-        return keys_of(list(values)), None
-    except UnfitError as error:
-        return f"({', '.join(ascii(value) for value in values)})", str(error)
 
 
 def _with_iso(rows: list[tuple[Any, ...]], oids: list[int]) -> list[tuple[Any, ...]]:

@@ -17,8 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from dvecdb.embedding.sources.positions import position_of, values_of
-from dvecdb.embedding.sources.template import Projection, refused
-from dvecdb.embedding.sources.values import UnfitError, keys_of
+from dvecdb.embedding.sources.template import Projection, key_of, text_size
 from dvecdb.errors import Code, InvalidRequestError, UnavailableError
 
 if TYPE_CHECKING:
@@ -117,17 +116,9 @@ class SqliteSource:
         found = self._query(*self._select(projection.columns, values, limit, since))
         if not found and values is not None and not self._is_of_key(values):
             found = self._query(*self._select(projection.columns, None, limit, since))
-        rows = []
-        for cells in found:
-            position = position_of(cells[:width])
-            key, problem = _key(cells[:width])
-            if problem is None:
-                rows.append(projection.row(key, position, cells[width:]))
-            else:
-                rows.append(refused(key, position, problem))
+        rows = [projection.keyed_row(cells) for cells in found]
         if rows:
-            size = sum(len(row.text) for row in rows if row.text is not None)
-            self._row_bytes = max(1, size // len(rows))
+            self._row_bytes = text_size(rows)
             self._given = rows[-1].position
         return rows
 
@@ -149,7 +140,7 @@ class SqliteSource:
         while True:
             rows = self._query(*self._select([], values, _KEYS_PAGE, None))
             for row in rows:
-                yield _key(row)[0]
+                yield key_of(row)[0]
             if not rows:
                 return
             values = list(rows[-1])
@@ -384,11 +375,3 @@ def _as_mark(value: object) -> Json:
         return None
     (mark,) = position_of([value])
     return mark
-
-
-def _key(values: Sequence[object]) -> tuple[str, str | None]:
-    """Return the key of a row, and what is wrong with it; such a row has a key of its own too."""
-    try:
-        return keys_of(list(values)), None
-    except UnfitError as error:
-        return f"({', '.join(ascii(value) for value in values)})", str(error)

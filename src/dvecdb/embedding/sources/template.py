@@ -18,7 +18,15 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from dvecdb.embedding.model import SourceRow
-from dvecdb.embedding.sources.values import PLAIN, UnfitError, text_problem, to_json, to_text
+from dvecdb.embedding.sources.positions import position_of
+from dvecdb.embedding.sources.values import (
+    PLAIN,
+    UnfitError,
+    keys_of,
+    text_problem,
+    to_json,
+    to_text,
+)
 from dvecdb.errors import Code, InvalidRequestError
 
 if TYPE_CHECKING:
@@ -152,6 +160,15 @@ class Projection:
             return self._defect(key, position, cells)
         return SourceRow(key, position, text, metadata)
 
+    def keyed_row(self, cells: Sequence[object]) -> SourceRow:
+        """Return the row whose cells begin with its key; they are its position."""
+        width = len(self.key)
+        position = position_of(cells[:width])
+        key, problem = key_of(cells[:width])
+        if problem is not None:
+            return refused(key, position, problem)
+        return self.row(key, position, cells[width:])
+
     def _nothing(self) -> str:
         columns = self.template.columns
         are = "is null or blank" if len(columns) == 1 else "are all null or blank"
@@ -168,6 +185,19 @@ class Projection:
             if problem is not None:
                 return refused(key, position, f"{self._metadata_names[name]}: {problem}")
         return refused(key, position, "the template itself is no UTF-8 text")
+
+
+def key_of(values: Sequence[object]) -> tuple[str, str | None]:
+    """Return the key of a row, and what is wrong with it; such a row has a key of its own too."""
+    try:
+        return keys_of(list(values)), None
+    except UnfitError as error:
+        return f"({', '.join(ascii(value) for value in values)})", str(error)
+
+
+def text_size(rows: Sequence[SourceRow]) -> int:
+    """Return the mean length of the texts of rows, of which there is one at least; at least 1."""
+    return max(1, sum(len(row.text) for row in rows if row.text is not None) // len(rows))
 
 
 def refused(key: str, position: Json, problem: str, *, empty: bool = False) -> SourceRow:
