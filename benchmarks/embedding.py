@@ -20,6 +20,7 @@ from benchmarks.harness import Measure, Options, fresh
 
 import dvecdb
 from dvecdb.embedding import parse_job, run, running
+from dvecdb.embedding.sources import opening
 from dvecdb.testing.embedding_service import EmbeddingService
 from dvecdb.testing.postgres import Postgres
 
@@ -164,7 +165,7 @@ def alone(job: dict[str, Any], url: str, postgres: Postgres) -> tuple[float, dic
 
         return timed
 
-    open_embedder, open_source = running.open_embedder, running.open_source
+    open_embedder, open_source = running.open_embedder, opening.open_source
 
     class Clocked:
         def __init__(self, inner: Any, **what: str) -> None:
@@ -183,7 +184,7 @@ def alone(job: dict[str, Any], url: str, postgres: Postgres) -> tuple[float, dic
 
     try:
         running.open_embedder = lambda *a: Clocked(open_embedder(*a), embed="service")
-        running.open_source = lambda *a, **o: Clocked(open_source(*a, **o), read="source")
+        opening.open_source = lambda *a, **o: Clocked(open_source(*a, **o), read="source")
         began = time.perf_counter()
         with dvecdb.connect(url) as database:
             make, find = database.create_collection, database.collection
@@ -192,7 +193,7 @@ def alone(job: dict[str, Any], url: str, postgres: Postgres) -> tuple[float, dic
             run(parse_job(job), database, environment={"DATABASE_URL": postgres.dsn})
         return time.perf_counter() - began, parts
     finally:
-        running.open_embedder, running.open_source = open_embedder, open_source
+        running.open_embedder, opening.open_source = open_embedder, open_source
 
 
 @contextmanager

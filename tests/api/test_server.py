@@ -1,5 +1,7 @@
 """What is not about records: keys and scopes, audit, tasks, findings, the table of endpoints."""
 
+import subprocess
+import sys
 import time
 
 import msgspec
@@ -185,3 +187,14 @@ def test_the_docs_load_nothing_from_anywhere(server):
         assert word not in text
     for endpoint in ENDPOINTS:
         assert endpoint.path in text
+
+
+def test_a_server_that_runs_no_job_does_not_load_what_runs_one():
+    program = (
+        "import sys; import dvecdb.api.app; "
+        "sys.exit(' '.join({'urllib3', 'dvecdb.embedding.running'} & set(sys.modules)) or 0)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, check=False, timeout=60
+    )
+    assert done.returncode == 0, done.stderr

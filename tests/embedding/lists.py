@@ -150,8 +150,7 @@ def standing_in(sources, embedder=None):
         return sources[name]
 
     with (
-        mock.patch("dvecdb.embedding.running.open_source", open_source),
-        mock.patch("dvecdb.embedding.care.open_source", open_source),
+        mock.patch("dvecdb.embedding.sources.opening.open_source", open_source),
         mock.patch("dvecdb.embedding.running.open_embedder", return_value=embedder),
     ):
         yield

@@ -47,6 +47,9 @@ def database(tmp_path):
         yield database
 
 
+OPEN_SOURCE = "dvecdb.embedding.sources.opening.open_source"
+
+
 def rows(count):
     return {n: (f"text {n}", {"n": n}, n) for n in range(1, count + 1)}
 
@@ -493,7 +496,7 @@ def service_job(service, kind="openai", **more):
 
 
 def run_service(database, source, job, **options):
-    with mock.patch("dvecdb.embedding.running.open_source", return_value=source):
+    with mock.patch(OPEN_SOURCE, return_value=source):
         return run(job, database, environment={}, **options)
 
 
@@ -640,7 +643,9 @@ def test_a_wrong_key_of_the_service_is_refused_and_not_shown(database):
     with EmbeddingService(dimensions=16, api_key="right") as service:
         job = service_job(service, embedder={"api_key_env": "KEY"})
         with (
-            mock.patch("dvecdb.embedding.running.open_source", return_value=ListSource(rows(3))),
+            mock.patch(
+                "dvecdb.embedding.sources.opening.open_source", return_value=ListSource(rows(3))
+            ),
             pytest.raises(InvalidRequestError) as caught,
         ):
             run(job, database, environment={"KEY": "wrong-secret"})

@@ -6,14 +6,13 @@ the budget. So a budget is exceeded by nothing but the error of an estimate.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
+from dvecdb.embedding.job import TOKENS_OF_A_PRICE
 from dvecdb.errors import Code, InvalidRequestError
 
 if TYPE_CHECKING:
     from dvecdb.embedding.job import FlowSpec
-
-TOKENS_OF_A_PRICE: Final = 1_000_000
 
 
 class Budget:

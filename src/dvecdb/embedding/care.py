@@ -11,13 +11,20 @@ import msgspec
 from dvecdb.clock import SystemClock
 from dvecdb.embedding.checking import batched, check, estimate, ids_of, orphans
 from dvecdb.embedding.controls import Controls
+from dvecdb.embedding.job import refuse_own_field
 from dvecdb.embedding.lease import is_free
-from dvecdb.embedding.progress import DEAD_LETTERS, JOBS, read_cursor
+from dvecdb.embedding.progress import (
+    CONTROL,
+    DEAD_LETTERS,
+    EMBEDDER,
+    JOBS,
+    LEASE,
+    read_cursor,
+)
 from dvecdb.embedding.report import Checked, Estimate, SourceStatus, Status
-from dvecdb.embedding.running import refuse_own_field
 from dvecdb.embedding.session import draw
-from dvecdb.embedding.sources.opening import open_source
-from dvecdb.embedding.target import CONTROL, EMBEDDER, LEASE, Target
+from dvecdb.embedding.sources.opening import open_sources
+from dvecdb.embedding.target import Target
 from dvecdb.embedding.waiting import Waiting
 from dvecdb.errors import Code, ConflictError, DvecdbError, NotFoundError
 
@@ -44,11 +51,7 @@ def _opened(
     job: Job, environment: Mapping[str, str], resolve: Callable[[str], str] | None
 ) -> Iterator[dict[str, Source]]:
     refuse_own_field(job)
-    with contextlib.ExitStack() as opened:
-        sources: dict[str, Source] = {}
-        for name, spec in job.sources.items():
-            sources[name] = open_source(name, spec, environment, resolve=resolve)
-            opened.callback(sources[name].close)
+    with open_sources(job.sources, environment, resolve) as sources:
         for source in sources.values():
             source.check()
         yield sources

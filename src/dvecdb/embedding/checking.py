@@ -75,7 +75,6 @@ def estimate(
     if stored is not None:
         stored.close()
     tokens = -(-characters // _CHARACTERS_PER_TOKEN)
-    price = job.embedder.price_per_million_tokens
     return Estimate(
         rows=rows,
         unchanged=counts[Outcome.UNCHANGED],
@@ -85,7 +84,7 @@ def estimate(
         skipped=counts[Outcome.SKIPPED],
         texts=texts,
         tokens=tokens,
-        money=None if price is None else tokens * price / 1e6,
+        money=job.embedder.money(tokens),
     )
 
 

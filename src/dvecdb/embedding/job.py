@@ -17,16 +17,20 @@ Every field has a default or is named by the error that misses it. Secrets are n
 
 from __future__ import annotations
 
+import re
 import tomllib
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 import msgspec
 
+from dvecdb.embedding.identity import FIELD
 from dvecdb.errors import Code, InvalidRequestError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+_OWN_FIELD: Final = re.compile(rf"(?:^|\sas\s)\s*{FIELD}\s*$", re.IGNORECASE)
+TOKENS_OF_A_PRICE: Final = 1_000_000
 SOURCE_NAME: Final = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"
 
 Whole = Annotated[int, msgspec.Meta(ge=1)]
@@ -78,6 +82,11 @@ class EmbedderSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     timeout_seconds: Seconds = 60.0
     connect_timeout_seconds: Seconds = 10.0
     price_per_million_tokens: Annotated[float, msgspec.Meta(ge=0)] | None = None
+
+    def money(self, tokens: int) -> float | None:
+        """Return what tokens cost, None if no price is known."""
+        price = self.price_per_million_tokens
+        return None if price is None else tokens * price / TOKENS_OF_A_PRICE
 
 
 class FlowSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -179,3 +188,15 @@ def parse_toml(text: str, shown: str = "the job") -> dict[str, Any]:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise InvalidRequestError(Code.INVALID_JOB, f"{shown} is no TOML: {error}") from error
+
+
+def refuse_own_field(job: Job) -> None:
+    """Refuse metadata that would hide what a record was made of. Raises `invalid-job`."""
+    for name, source in job.sources.items():
+        for column in source.metadata:
+            if _OWN_FIELD.search(column):
+                raise InvalidRequestError(
+                    Code.INVALID_JOB,
+                    f"source {name}: metadata {column!r}: {FIELD} is written by the job; "
+                    f"give the column another name: '{FIELD} as name'",
+                )

@@ -19,10 +19,12 @@ if TYPE_CHECKING:
 
 JOBS: Final = "jobs"
 """Namespace of the cursors, one document per source."""
-STATE: Final = "embedding"
-"""Namespace of `embedder`, `lease` and `control`."""
 DEAD_LETTERS: Final = "dead_letters"
 """Namespace of the rows that have no vector, by their id."""
+EMBEDDER: Final = ("embedding", "embedder")
+LEASE: Final = ("embedding", "lease")
+CONTROL: Final = ("embedding", "control")
+"""Documents: the embedder that is pinned, who runs the job, and what is wanted of that run."""
 FORMAT: Final = 1
 
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from dvecdb.clock import SystemClock
 from dvecdb.embedding.caller import BudgetReached, Stopped
@@ -14,11 +13,11 @@ from dvecdb.embedding.controls import Controls
 from dvecdb.embedding.door import CALLS_MAX
 from dvecdb.embedding.embedders.opening import open_embedder
 from dvecdb.embedding.events import SourceReached
-from dvecdb.embedding.identity import FIELD
+from dvecdb.embedding.job import refuse_own_field
 from dvecdb.embedding.runner import SourceRun
 from dvecdb.embedding.session import Session
-from dvecdb.embedding.sources.opening import open_source
-from dvecdb.errors import Code, InvalidRequestError, UnavailableError
+from dvecdb.embedding.sources.opening import open_sources
+from dvecdb.errors import Code, UnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -28,8 +27,6 @@ if TYPE_CHECKING:
     from dvecdb.embedding.model import Source
     from dvecdb.embedding.report import JobReport, State
     from dvecdb.rescue.database import Database
-
-_OWN_FIELD: Final = re.compile(rf"(?:^|\sas\s)\s*{FIELD}\s*$", re.IGNORECASE)
 
 
 def run(
@@ -59,10 +56,7 @@ def run(
     controls = controls or Controls()
     refuse_own_field(job)
     with contextlib.ExitStack() as opened:
-        sources: dict[str, Source] = {}
-        for name, spec in job.sources.items():
-            sources[name] = open_source(name, spec, environment, resolve=resolve)
-            opened.callback(sources[name].close)
+        sources = opened.enter_context(open_sources(job.sources, environment, resolve))
         embedder = open_embedder(job.embedder, environment)
         opened.callback(embedder.close)
         session = Session(job, database, embedder, controls, watch or _ignore, SystemClock())
@@ -98,18 +92,6 @@ def _run(
     except BudgetReached:
         return "budget"
     return "done"
-
-
-def refuse_own_field(job: Job) -> None:
-    """Refuse metadata that would hide what a record was made of. Raises `invalid-job`."""
-    for name, source in job.sources.items():
-        for column in source.metadata:
-            if _OWN_FIELD.search(column):
-                raise InvalidRequestError(
-                    Code.INVALID_JOB,
-                    f"source {name}: metadata {column!r}: {FIELD} is written by the job; "
-                    f"give the column another name: '{FIELD} as name'",
-                )
 
 
 def _ignore(_event: JobEvent) -> None:

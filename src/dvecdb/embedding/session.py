@@ -16,6 +16,7 @@ from dvecdb.embedding.events import Noted, SourceStarted
 from dvecdb.embedding.identity import PROBE_TEXT, Identity, refuse_other
 from dvecdb.embedding.model import EmbedError, Reason
 from dvecdb.embedding.progress import (
+    CONTROL,
     DEAD_LETTERS,
     JOBS,
     DeadLetter,
@@ -27,7 +28,7 @@ from dvecdb.embedding.progress import (
 )
 from dvecdb.embedding.report import JobReport, Spent, State
 from dvecdb.embedding.stored import Stored
-from dvecdb.embedding.target import CONTROL, Target
+from dvecdb.embedding.target import Target
 from dvecdb.embedding.waiting import Waiting, is_away
 from dvecdb.errors import Code, DvecdbError, InvalidRequestError, UnavailableError
 
@@ -288,8 +289,7 @@ class Session:
         """Return what this run has asked of its embedder so far. Probe texts are no texts of it."""
         usage, probed = self.caller.usage, self._probed
         requests, tokens = usage.requests + probed[0], usage.tokens + probed[1]
-        price = self.job.embedder.price_per_million_tokens
-        money = None if price is None else tokens * price / 1e6
+        money = self.job.embedder.money(tokens)
         seconds = (self._clock.monotonic_ns() - self._began_ns) / 1e9
         return Spent(requests, usage.texts, tokens, money, seconds, usage.waited_seconds)
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 from dvecdb.embedding.events import Noted
 from dvecdb.embedding.identity import Identity, made_of, refuse_other
 from dvecdb.embedding.pending import Outcome
-from dvecdb.embedding.target import EMBEDDER
+from dvecdb.embedding.progress import EMBEDDER
 from dvecdb.embedding.texts import TextIndex
 from dvecdb.embedding.waiting import is_away
 from dvecdb.errors import DamagedDataError, DvecdbError

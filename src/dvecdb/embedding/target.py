@@ -12,7 +12,7 @@ import numpy as np
 
 from dvecdb.embedding.identity import Identity, refuse_other
 from dvecdb.embedding.lease import LEASE_SECONDS, RENEW_SECONDS, Lease, is_free, running
-from dvecdb.embedding.progress import STATE
+from dvecdb.embedding.progress import EMBEDDER, LEASE
 from dvecdb.embedding.waiting import GRACE_SECONDS, is_away
 from dvecdb.errors import Code, ConflictError, DvecdbError, InvalidRequestError, NotFoundError
 from dvecdb.records import VectorType, parse_vector_type
@@ -28,10 +28,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 Name = tuple[str, str]
-
-EMBEDDER: Name = (STATE, "embedder")
-LEASE: Name = (STATE, "lease")
-CONTROL: Name = (STATE, "control")
 
 
 class Target:

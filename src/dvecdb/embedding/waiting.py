@@ -1,6 +1,6 @@
 """Waiting for what is away: a source, a database. It ends when that is back, or somebody stops it.
 
-Services of vectors have their own rules (`retry`): they cost money.
+Services of vectors have rules of their own (`retry`), for they cost money; waits grow alike.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 from dvecdb.embedding.caller import Stopped
 from dvecdb.embedding.events import AttemptFailed, Reconnected
+from dvecdb.embedding.retry import wait_seconds
 from dvecdb.errors import Code, DiskFullError, DvecdbError, UnavailableError
 
 if TYPE_CHECKING:
@@ -95,9 +96,8 @@ class Waiting:
                 away = (self.now_ns() - began_ns) / 1e9
                 if flow.give_up_seconds is not None and away > flow.give_up_seconds:
                     raise
-                longest = min(flow.retry_seconds_max, flow.retry_seconds * 2.0 ** min(attempt, 30))
-                seconds = longest * (1 - flow.jitter * self._random())
                 attempt += 1
+                seconds = wait_seconds(attempt, flow, self._random())
                 self._watch(AttemptFailed(what, error.code, error.message, attempt, None, seconds))
                 until_ns = self._rest(seconds, grace_seconds, until_ns, between)
             else:

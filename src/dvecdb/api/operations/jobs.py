@@ -16,9 +16,9 @@ from dvecdb.api.context import Answer
 from dvecdb.api.job_allowance import Allowance
 from dvecdb.api.job_runs import JobRun
 from dvecdb.api.operations.server import task_body
+from dvecdb.embedding.job import refuse_own_field
 from dvecdb.embedding.lease import Lease, is_free, running
-from dvecdb.embedding.running import refuse_own_field
-from dvecdb.embedding.target import CONTROL, LEASE
+from dvecdb.embedding.progress import CONTROL, LEASE
 from dvecdb.errors import Code, DamagedDataError, HandleError, NotFoundError
 from dvecdb.records import check_name, parse_metric, parse_vector_type
 from dvecdb.wire import jobs as messages

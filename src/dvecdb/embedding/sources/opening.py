@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Final
 
 from dvecdb.errors import Code, InvalidRequestError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from dvecdb.embedding.job import SourceSpec
     from dvecdb.embedding.model import Source
@@ -18,6 +19,21 @@ _ENDINGS: Final = {
     ".parquet": "parquet", ".pq": "parquet", ".db": "sqlite", ".sqlite": "sqlite",
     ".sqlite3": "sqlite",
 }  # fmt: skip
+
+
+@contextlib.contextmanager
+def open_sources(
+    specs: Mapping[str, SourceSpec],
+    environment: Mapping[str, str],
+    resolve: Callable[[str], str] | None,
+) -> Iterator[dict[str, Source]]:
+    """Give the sources of a job by name, as `open_source` returns them, and close them."""
+    with contextlib.ExitStack() as opened:
+        sources: dict[str, Source] = {}
+        for name, spec in specs.items():
+            sources[name] = open_source(name, spec, environment, resolve=resolve)
+            opened.callback(sources[name].close)
+        yield sources
 
 
 def open_source(
