@@ -194,9 +194,7 @@ class SourceRun:
         for row in pending:
             if row.outcome is None:
                 self._bury_refused(row)
-        lacking = [row for row in pending if row.outcome is None]
-        if lacking:
-            session.stored.copy(lacking)
+        session.stored.copy([row for row in pending if row.outcome is None])
         for row in pending:
             if row.outcome is None:
                 self._queue(row)

@@ -65,9 +65,9 @@ class Stored:
 
     def copy(self, rows: Sequence[Pending]) -> None:
         """Settle the rows whose text has its vector somewhere."""
+        if not rows:
+            return  # nothing to pay for: the hashes are not read
         index = self._hashes()
-        if not len(index) or not rows:
-            return
         found = index.find([row.content_hash for row in rows])
         by_place: dict[int, list[tuple[Pending, str]]] = {}
         for row in rows:
