@@ -30,8 +30,7 @@ from dvecdb.records import (
     CommitInfo,
     Finding,
     HardDeleted,
-    Hit,
-    Hits,
+    IndexStats,
     Metric,
     Page,
     Record,
@@ -42,6 +41,7 @@ from dvecdb.records import (
     VerifyReport,
 )
 from dvecdb.rescue.database import Database
+from dvecdb.results import Explained, FacetCount, Group, Hit, Hits
 from dvecdb.settings import Settings
 
 if TYPE_CHECKING:
@@ -60,10 +60,14 @@ __all__ = [
     "Commit",
     "CommitInfo",
     "Database",
+    "Explained",
+    "FacetCount",
     "Finding",
+    "Group",
     "HardDeleted",
     "Hit",
     "Hits",
+    "IndexStats",
     "Metric",
     "Page",
     "Preview",

@@ -19,7 +19,7 @@ import numpy as np
 from dvecdb.errors import Code, InvalidRequestError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     import numpy.typing as npt
 
@@ -31,6 +31,7 @@ Json = Any  # a JSON value: dict, list, str, int, float, bool or None
 Metadata = dict[str, Json]
 AsOf = int | datetime  # an LSN, or an aware time
 UpdateMode = Literal["merge", "replace"]
+IndexState = Literal["none", "building", "ready"]
 OnDamage = Literal["fail", "exclude"]
 
 ID_LENGTH_MAX = 256
@@ -129,23 +130,6 @@ class Record:
 
 
 @dataclass(frozen=True, slots=True)
-class Hit:
-    """One search result. Smaller `distance` is nearer."""
-
-    id: str
-    distance: float
-    metadata: Metadata | None
-
-
-class Hits(list[Hit]):
-    """Search results, best first. `excluded`: ids left out because their bytes are damaged."""
-
-    def __init__(self, hits: Iterable[Hit] = (), excluded: Sequence[str] = ()) -> None:
-        super().__init__(hits)
-        self.excluded = list(excluded)
-
-
-@dataclass(frozen=True, slots=True)
 class Commit:
     """An acknowledged batch: it is on disk.
 
@@ -224,6 +208,22 @@ class Finding:
 
 
 @dataclass(frozen=True, slots=True)
+class IndexStats:
+    """The index of a collection. `state`: none (searches measure every row), building, ready.
+
+    While it is building searches are exact; rows it does not cover yet always are measured.
+    `seconds_left`: None where that cannot be told; `size_bytes`: in memory, about.
+    """
+
+    state: IndexState = "none"
+    rows_done: int = 0
+    rows_to_do: int = 0
+    seconds_left: float | None = None
+    lists: int = 0
+    size_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class CollectionStats:
     """Figures of one collection. Sizes in bytes."""
 
@@ -243,6 +243,7 @@ class CollectionStats:
     wal_bytes: int
     syncs: int
     findings: int
+    index: IndexStats = IndexStats()
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ HOURS_MAX = 876_000  # a hundred years: beyond it dates run out
 _LAST = {
     "history_hours": HOURS_MAX, "trash_hours": HOURS_MAX, "orphan_age_hours": HOURS_MAX,
     "backup_keep_days": HOURS_MAX // 24, "compact_dead_percent": 100, "trash_percent_max": 100,
-    "guard_percent": 100,
+    "guard_percent": 100, "index_recall_permille": 1_000,
 }  # fmt: skip
 
 
@@ -76,6 +76,12 @@ class Settings:
     """Deletions of more rows than this are looked at by the guard."""
     guard_percent: int = 50
     """Share of the rows of a collection that a deletion may hit without being confirmed."""
+    index_rows_min: int = 20_000
+    """Live rows from which a collection gets an index; below, every row is measured, which is
+    quick and exact. 0: never."""
+    index_recall_permille: int = 980
+    """Share of the ten nearest rows that a search finds, in thousandths, unless it says more or
+    less itself. 1000: every search measures every row."""
     tend_seconds: int = 60
     """Time between two looks for what has expired. 0: never by itself."""
     settle_seconds: int = 600
@@ -88,7 +94,7 @@ class Settings:
             "ballast_bytes", "low_water_bytes", "idle_marker_ms", "orphan_age_hours",
             "history_hours", "trash_hours", "trash_bytes_max", "trash_percent_max",
             "backup_keep_last", "backup_keep_days", "backup_bytes_max", "tend_seconds",
-            "settle_seconds",
+            "settle_seconds", "index_rows_min",
         }  # fmt: skip
         for item in fields(self):
             value = getattr(self, item.name)

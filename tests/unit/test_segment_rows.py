@@ -2,6 +2,7 @@
 
 import contextlib
 import threading
+import time
 from dataclasses import replace
 from random import Random
 from uuid import UUID, uuid4
@@ -19,6 +20,7 @@ from dvecdb.engine.lookup import load_runs
 from dvecdb.engine.maintenance import tend
 from dvecdb.engine.memtable import Memtable
 from dvecdb.engine.rows import View
+from dvecdb.engine.searching import Searching
 from dvecdb.engine.segment import Segment
 from dvecdb.engine.segment_writer import write_segment
 from dvecdb.engine.snapshot import Snapshot
@@ -134,6 +136,10 @@ def hits(snapshot, query, **options):
     return [(hit.id, hit.distance, hit.metadata) for hit in snapshot.search(query, **options)]
 
 
+def snapshot_of(view, schema, lsn, limit):
+    return Snapshot(Searching(view, schema, lsn, limit, None, 1.0, time.perf_counter_ns))
+
+
 def check_bounds(collection, schema, rng):
     """Compare every past state with a view of segments cut to it."""
     store = collection._store
@@ -143,7 +149,9 @@ def check_bounds(collection, schema, rng):
         findings = []
         view = open_entries(store, [entry for entry in entries if entry], findings)
         assert view._covered
-        check_same(Snapshot(view, schema, lsn, limit), collection.snapshot(as_of=lsn), schema, rng)
+        check_same(
+            snapshot_of(view, schema, lsn, limit), collection.snapshot(as_of=lsn), schema, rng
+        )
         found = read_commits(view, 1, lsn)
         assert found == read_commits(store.view, 1, lsn)
         for segment in view.segments:
@@ -173,7 +181,7 @@ def test_what_bounded_segments_hold_can_be_merged(seed, schema, settings):
         if segments and len(segments) == len([entry for entry in entries if entry]):
             merged = open_entries(store, [merge(store, segments)])
             check_same(
-                Snapshot(merged, schema, lsn, limit), collection.snapshot(as_of=lsn), schema, rng
+                snapshot_of(merged, schema, lsn, limit), collection.snapshot(as_of=lsn), schema, rng
             )
 
 

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
     import dvecdb
     from dvecdb.cli.target import Target
-    from dvecdb.records import Hits, Json
+    from dvecdb.records import Json
+    from dvecdb.results import Hits
 
 _SHOWN_NUMBERS = 6
 

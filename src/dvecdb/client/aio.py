@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from dvecdb.records import (
         AsOf,
         Finding,
-        Hits,
         Json,
         Lsn,
         OnDamage,
@@ -44,6 +43,7 @@ if TYPE_CHECKING:
         Record,
         Schema,
     )
+    from dvecdb.results import Hits
 
 P = ParamSpec("P")
 T = TypeVar("T")

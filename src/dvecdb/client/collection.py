@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from dvecdb.client.attempts import Call
     from dvecdb.client.connection import Connection
     from dvecdb.client.requests import Plan, Target
-    from dvecdb.records import AsOf, Hits, Json, Lsn, OnDamage, Page, Record, Schema
+    from dvecdb.records import AsOf, Json, Lsn, OnDamage, Page, Record, Schema
+    from dvecdb.results import Hits
 
 P = ParamSpec("P")
 T = TypeVar("T")

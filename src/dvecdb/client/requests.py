@@ -45,7 +45,6 @@ if TYPE_CHECKING:
         Commit,
         CommitInfo,
         Finding,
-        Hits,
         Json,
         Metadata,
         OnDamage,
@@ -54,6 +53,7 @@ if TYPE_CHECKING:
         VerifyReport,
         WriteOptions,
     )
+    from dvecdb.results import Hits
 
 T = TypeVar("T")
 A = TypeVar("A")

@@ -10,8 +10,11 @@ from uuid import UUID
 from dvecdb.clock import from_datetime, to_datetime
 from dvecdb.engine.bulk import commit_bulk
 from dvecdb.engine.commits import read_commits
+from dvecdb.engine.documents import Documents
 from dvecdb.engine.group import GroupCommit
+from dvecdb.engine.index_care import index_stats, wait_for_index
 from dvecdb.engine.maintenance import maintain, needs_freeze
+from dvecdb.engine.searching import Searching
 from dvecdb.engine.snapshot import Snapshot
 from dvecdb.engine.verify import verify_store
 from dvecdb.engine.writes import CONFIG_NAMESPACE, Update, WriteChecker
@@ -37,31 +40,16 @@ if TYPE_CHECKING:
     from dvecdb.records import (
         AsOf,
         Commit,
-        Hits,
+        IndexStats,
         Json,
         Metadata,
-        OnDamage,
         Page,
         Record,
         Schema,
         UpdateMode,
         WriteOptions,
     )
-
-
-class Documents:
-    """The versioned JSON documents of a collection: job cursors, tags and the like."""
-
-    def __init__(self, collection: Collection) -> None:
-        self._collection = collection
-
-    def get(self, namespace: str, key: str, *, as_of: AsOf | None = None) -> Json:
-        """Return the value of a document, or None."""
-        return self._collection.snapshot(as_of=as_of).document(namespace, key)
-
-    def list(self, namespace: str, *, as_of: AsOf | None = None) -> dict[str, Json]:
-        """Return every document of a namespace by key."""
-        return self._collection.snapshot(as_of=as_of).documents(namespace)
+    from dvecdb.results import FacetCount, Group, Hits, SearchOptions
 
 
 class Collection:
@@ -280,9 +268,20 @@ class Collection:
         visible = self._store.visible  # first: the view is then at least as new
         view = self._store.view
         if as_of is None:
-            return Snapshot(view, self._store.schema, visible.lsn, visible.row_limit)
+            return self._snapshot(view, visible.lsn, visible.row_limit)
         lsn = self._resolve(view, as_of, visible.lsn, visible.hlc)
-        return Snapshot(view, self._store.schema, lsn, view.row_limit(lsn))
+        return self._snapshot(view, lsn, view.row_limit(lsn))
+
+    def _snapshot(self, view: View, lsn: int, row_limit: int) -> Snapshot:
+        store = self._store
+        environment = store.environment
+        recall = environment.settings.index_recall_permille / 1_000
+        return Snapshot(
+            Searching(
+                view, store.schema, lsn, row_limit, store.index, recall,
+                environment.clock.monotonic_ns,
+            )
+        )  # fmt: skip
 
     def _resolve(self, view: View, as_of: AsOf, last_lsn: int, hlc: int) -> int:
         """Return the LSN that is meant; its rows are in `view`, whose horizon is that of its rows.
@@ -328,19 +327,52 @@ class Collection:
         self,
         query: Any,
         *,
+        where: Mapping[str, Json] | None = None,
+        as_of: AsOf | None = None,
+        **options: Unpack[SearchOptions],
+    ) -> Hits:
+        """Return the nearest records, best first. query: [dimension], finite.
+
+        where: only records that match. Options and errors as `Snapshot.search` has them.
+        """
+        return self.snapshot(as_of=as_of).search(query, where=where, **options)
+
+    def search_batch(
+        self,
+        queries: Any,
+        *,
+        where: Mapping[str, Json] | None = None,
+        as_of: AsOf | None = None,
+        **options: Unpack[SearchOptions],
+    ) -> list[Hits]:
+        """Return the hits of several queries [n, dimension] in one state, on all processors."""
+        return self.snapshot(as_of=as_of).search_batch(queries, where=where, **options)
+
+    def search_groups(
+        self,
+        query: Any,
+        by: str,
+        *,
+        group_size: int = 3,
+        where: Mapping[str, Json] | None = None,
+        as_of: AsOf | None = None,
+        **options: Unpack[SearchOptions],
+    ) -> list[Group]:
+        """Return the nearest groups of records that share a value of the field `by`."""
+        return self.snapshot(as_of=as_of).search_groups(
+            query, by, group_size=group_size, where=where, **options
+        )
+
+    def facet(
+        self,
+        by: str,
+        *,
         limit: int = 10,
         where: Mapping[str, Json] | None = None,
         as_of: AsOf | None = None,
-        with_metadata: bool = True,
-        on_damage: OnDamage = "fail",
-    ) -> Hits:
-        """Return the `limit` nearest records, exactly, best first. query: [dimension], finite.
-
-        where: only records whose metadata has these top-level fields with these values.
-        """
-        return self.snapshot(as_of=as_of).search(
-            query, limit=limit, where=where, with_metadata=with_metadata, on_damage=on_damage
-        )
+    ) -> list[FacetCount]:
+        """Return how many records have each value of the field `by`, the commonest first."""
+        return self.snapshot(as_of=as_of).facet(by, limit=limit, where=where)
 
     def scan(self, *, as_of: AsOf | None = None, with_vectors: bool = False) -> Iterator[Record]:
         """Yield every record of one consistent state, in row order."""
@@ -408,6 +440,7 @@ class Collection:
             wal_bytes=store.wal.size if store.wal is not None else 0,
             syncs=store.syncs,
             findings=len(self.findings()),
+            index=index_stats(store),
         )
 
     def findings(self) -> list[Finding]:
@@ -428,6 +461,14 @@ class Collection:
         self._store.check_writable()
         maintain(self._store, force_flush=True)
         self._store.check_writable()
+
+    def wait_for_index(self, timeout_seconds: float = 600.0) -> IndexStats:
+        """Wait until the index covers what was written before this call, or none is due.
+
+        Return its figures, also where the time was up before.
+        """
+        self._enter()
+        return wait_for_index(self._store, timeout_seconds, self._enter)
 
     def leave(self, error: HandleError | None) -> None:
         """Make every further call on this handle raise `error`; None takes that back."""

@@ -20,15 +20,16 @@ from typing import TYPE_CHECKING, Any, Final, Generic, Self, TypeVar
 from dvecdb.clock import SystemClock
 from dvecdb.engine.collection import Collection
 from dvecdb.engine.findings import Findings
+from dvecdb.engine.index_care import tend_index
+from dvecdb.engine.indexer import Indexer
 from dvecdb.engine.lifecycle import build_collection, open_collection, write_new
 from dvecdb.engine.lock import WriterLock, highest_epoch, look_at_lock
 from dvecdb.engine.maintenance import Worker, maintain, tend
-from dvecdb.engine.reclaim import drop_ballast, drop_partials
+from dvecdb.engine.reclaim import drop_ballast, drop_partials, keep_ballast
 from dvecdb.engine.recovery import Access
 from dvecdb.engine.replay import SetAsideError
 from dvecdb.engine.storage import (
     check_ours,
-    close_quietly,
     disk_full,
     is_disk_full,
     is_no_space,
@@ -124,6 +125,7 @@ class Database(Generic[C]):
         self._set_aside: dict[str, Finding] = {}
         self._writer: WriterLock | None = None
         self._worker: Worker | None = None
+        self._indexer: Indexer | None = None
         try:
             self._root = self._files.open_root(path, create=not read_only)
         except OSError as error:
@@ -142,6 +144,7 @@ class Database(Generic[C]):
             self._worker = Worker(
                 lambda: list(self._stores.values()), self._tend_all, self._settings, self._clock
             )
+            self._indexer = Indexer(lambda: list(self._stores.values()))
         _open_databases.add(self)
 
     def __enter__(self) -> Self:
@@ -175,7 +178,7 @@ class Database(Generic[C]):
                     files.make_directory(root, name)
             files.sync_directory(root)
             self._sync_names()
-            self._keep_ballast()
+            keep_ballast(files, root, self._settings.ballast_bytes)
         try:
             self._directory = files.open_directory(root, names.COLLECTIONS)
         except FileNotFoundError:
@@ -274,6 +277,9 @@ class Database(Generic[C]):
             self._worker.after_commit(store)
         else:
             maintain(store)
+            tend_index(store)
+        if self._indexer is not None:
+            self._indexer.after_commit(store)
 
     def _may_expire(self) -> bool:
         """Tell whether things may expire by the clock now."""
@@ -283,22 +289,6 @@ class Database(Generic[C]):
         """Do what the passing of time has made due. Raises nothing."""
         for store in list(self._stores.values()):
             tend(store)
-
-    # --- space ---
-
-    def _keep_ballast(self) -> None:
-        """Make the ballast file if there is room for it."""
-        files, size = self._files, self._settings.ballast_bytes
-        if not size or files.stat(self._root, names.BALLAST) is not None:
-            return
-        with contextlib.suppress(OSError):
-            file = files.create(self._root, names.BALLAST)
-            try:
-                files.allocate(file, 0, size)
-            except OSError:
-                drop_ballast(files, self._root)
-            finally:
-                close_quietly(files, file)
 
     # --- collections ---
 
@@ -440,6 +430,8 @@ class Database(Generic[C]):
             if self._closed:
                 return
             self._closed = True
+        if self._indexer is not None:
+            self._indexer.stop()
         if self._worker is not None:
             self._worker.stop()
         with self._lock:

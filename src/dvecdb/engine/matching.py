@@ -47,6 +47,10 @@ class Matching:
                 found[index] = self._matches(source.metadata[ordinal])
         return found
 
+    def mask(self, source: Segment | Chunk, count: int) -> npt.NDArray[np.bool_]:
+        """Return which of the first `count` rows of a segment or chunk match: bool[count]."""
+        return self.select(source, np.arange(count))
+
     def _select_stored(
         self, segment: Segment, ordinals: npt.NDArray[np.int64]
     ) -> npt.NDArray[np.bool_]:

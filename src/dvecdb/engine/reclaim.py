@@ -15,7 +15,7 @@ import contextlib
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from dvecdb.engine.storage import read_file
+from dvecdb.engine.storage import close_quietly, read_file
 from dvecdb.formats import names
 from dvecdb.formats.framing import FormatError
 from dvecdb.formats.manifest_file import decode_manifest
@@ -127,6 +127,15 @@ def _drop_derived(store: Store) -> None:
             files.remove(directory, name)
 
 
+def drop_index_files(store: Store) -> None:
+    """Delete the index files that the published index has replaced. Raises `OSError`."""
+    files, directory, index = store.environment.files, store.directories.derived, store.index
+    for name in files.list_names(directory):
+        if names.parse_index_name(name) is not None and (index is None or name != index.name):
+            store.environment.check_right()
+            files.remove(directory, name)
+
+
 def drop_partials(files: Files, directory: Dir) -> None:
     """Delete what a crash left half-written under a partial name. Raises `OSError`."""
     for name in files.list_names(directory):
@@ -174,6 +183,20 @@ def drop_backup_file(files: Files, collection: Dir) -> None:
     """Delete the backup.json of a backup that has become a collection. Raises `OSError`."""
     files.remove(collection, names.BACKUP_FILE)
     files.sync_directory(collection)
+
+
+def keep_ballast(files: Files, root: Dir, size: int) -> None:
+    """Make the ballast file of `size` bytes if there is none and there is room for it."""
+    if not size or files.stat(root, names.BALLAST) is not None:
+        return
+    with contextlib.suppress(OSError):
+        file = files.create(root, names.BALLAST)
+        try:
+            files.allocate(file, 0, size)
+        except OSError:
+            drop_ballast(files, root)
+        finally:
+            close_quietly(files, file)
 
 
 def drop_ballast(files: Files, root: Dir) -> bool:

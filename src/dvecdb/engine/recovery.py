@@ -20,6 +20,7 @@ import msgspec
 import numpy as np
 
 from dvecdb.engine.flush import flush_oldest
+from dvecdb.engine.index_care import load_index
 from dvecdb.engine.lookup import insert_run, load_runs, make_run
 from dvecdb.engine.manifest import schema_of
 from dvecdb.engine.memtable import Memtable
@@ -185,6 +186,10 @@ class _Recovery:
         store.manifest_unknown = decoded.unknown
         store.manifest_digest = decoded.digest
         store.manifest_bytes = seal_json(manifest, decoded.unknown)
+        store.index = load_index(
+            self._files, self._directories.derived, schema, identity, manifest.row_end,
+            self._report, self._name,
+        )  # fmt: skip
         self._findings_before()
         if not self._read_only:
             self._take_over(store, replay, logs)

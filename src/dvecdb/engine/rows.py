@@ -149,6 +149,11 @@ class View:
                 return memtable
         return None
 
+    def memory_start(self) -> int:
+        """Return the first row that may be in a memtable."""
+        starts = [memtable.first_row for memtable in self.memtables if memtable.chunks]
+        return min(starts, default=2**63 - 1)
+
     def end_of(self, row: int) -> int:
         """Return the LSN that ended `row`, 0 for none."""
         memtable = self.in_memory(row)

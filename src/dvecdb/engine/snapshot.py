@@ -6,7 +6,7 @@ for as long as it is held.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, Unpack
 
 import msgspec
 import numpy as np
@@ -14,12 +14,11 @@ import numpy as np
 from dvecdb.engine.gather import ids_of
 from dvecdb.engine.matching import Matching
 from dvecdb.engine.rows import damaged_rows, live_mask
+from dvecdb.engine.searching import Wanted, name_rows
 from dvecdb.engine.segment import Segment, UnreadableError
 from dvecdb.errors import Code, InvalidRequestError
-from dvecdb.records import LIMIT_MAX, Hit, Hits, Lsn, Page, Record, canonical_ids, check_whole
-from dvecdb.search.distance import TopK, needs_norms
+from dvecdb.records import LIMIT_MAX, Lsn, Page, Record, canonical_ids, check_whole
 from dvecdb.search.filters import parse_filter
-from dvecdb.search.vectors import check_query
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -28,23 +27,24 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from dvecdb.engine.memtable import Chunk
-    from dvecdb.engine.rows import View
-    from dvecdb.records import Json, OnDamage, Schema
+    from dvecdb.engine.searching import Searching
+    from dvecdb.records import Json
+    from dvecdb.results import FacetCount, Group, Hits
+    from dvecdb.results import SearchOptions as Asked
 
 _SCAN_ROWS = 1024
-_SEARCH_BLOCK_BYTES = 16 * 1024 * 1024
 _decode = msgspec.json.Decoder().decode
 
 
 class Snapshot:
     """A pinned, consistent read view of a collection."""
 
-    def __init__(self, view: View, schema: Schema, lsn: int, row_limit: int) -> None:
-        self._view = view
-        self._schema = schema
-        self._row_limit = row_limit
-        self._needs_norms = needs_norms(schema.metric, schema.vector_type)
-        self.lsn = Lsn(lsn)
+    def __init__(self, searching: Searching) -> None:
+        self._searching = searching
+        self._view = searching.view
+        self._schema = searching.schema
+        self._row_limit = searching.row_limit
+        self.lsn = Lsn(searching.lsn)
 
     def __enter__(self) -> Self:
         """Return the snapshot."""
@@ -146,167 +146,68 @@ class Snapshot:
     # --- search ---
 
     def search(
-        self,
-        query: Any,  # arrays and lists of any kind
-        *,
-        limit: int = 10,
-        where: Mapping[str, Json] | None = None,
-        with_metadata: bool = True,
-        on_damage: OnDamage = "fail",
+        self, query: Any, *, where: Mapping[str, Json] | None = None, **options: Unpack[Asked]
     ) -> Hits:
-        """Return the `limit` nearest records, exactly, nearest first, ties by row.
+        """Return the nearest records, nearest first, ties by row; distances are always exact.
 
-        query: [dimension], finite; where: only records whose metadata has these top-level fields
-        with these values (`search.filters`). With `on_damage="exclude"` records whose bytes are
-        damaged are left out and listed in `Hits.excluded`.
+        query: [dimension], finite, an array or a list; where: only records that match (see the
+        page on filters). Options:
+
+        limit: how many, 10 by default; offset: how many nearer ones to pass over.
+        threshold: none whose distance is larger.
+        recall: share of the true nearest that is aimed at, 0 to 1; 1.0 measures every row, and so
+            does a collection without an index. ef_search: 1 to 1000, the effort as others name it.
+        with_metadata, with_vectors: what the hits carry.
+        on_damage: with "exclude", records whose bytes are damaged are left out and listed in
+            `Hits.excluded`.
+        explain: say in `Hits.explained` how it was done, and how long each stage took.
 
         Raises:
-            InvalidRequestError: `wrong-dimension`, `not-finite`, `invalid-argument`.
+            InvalidRequestError: `wrong-dimension`, `not-finite`, `invalid-argument`,
+                `invalid-filter`.
             DamagedDataError: `damaged-data`, names the ids that cannot be read.
         """
-        check_whole("limit", limit, 1, LIMIT_MAX)
-        if on_damage not in {"fail", "exclude"}:
-            raise InvalidRequestError(
-                Code.INVALID_ARGUMENT, f"on_damage: expected fail or exclude, found {on_damage!r}"
-            )
-        vector = check_query(query, self._schema.dimension)
-        nearest = TopK(vector, self._schema.metric, self._schema.vector_type, limit)
-        matching = self._matching(where)
-        damaged: list[int] = []
-        for segment in self._view.row_segments:
-            self._offer_segment(nearest, segment, damaged, matching)
-        for chunk, count in self._view.chunks(self._row_limit):
-            self._offer_chunk(nearest, chunk, count, damaged, matching)
-        if matching is not None:
-            damaged = sorted(damaged + matching.damaged)
-        excluded = self._name_rows(damaged)
-        if excluded and on_damage == "fail":
-            what = "vectors" if matching is None else "vectors or metadata"
-            raise damaged_rows(
-                excluded, f"stored {what} are damaged; on_damage='exclude' answers without them"
-            )
-        rows, distances = nearest.result()
-        return self._hits(
-            rows, distances, excluded, with_metadata=with_metadata, on_damage=on_damage
-        )
+        return self._searching.one(query, Wanted(**options), self._matching(where))
+
+    def search_batch(
+        self, queries: Any, *, where: Mapping[str, Json] | None = None, **options: Unpack[Asked]
+    ) -> list[Hits]:
+        """Return the hits of several queries [n, dimension], on all processors. As `search`."""
+        return self._searching.many(queries, Wanted(**options), self._matching(where))
 
     def _matching(self, where: Mapping[str, Json] | None) -> Matching | None:
         parsed = parse_filter(where)
         return None if parsed is None else Matching(self._view, parsed)
 
-    def _offer_segment(
-        self, nearest: TopK, segment: Segment, damaged: list[int], matching: Matching | None
-    ) -> None:
-        total = segment.count_below(self._row_limit)
-        step = max(1, _SEARCH_BLOCK_BYTES // self._schema.vector_bytes)
-        for start in range(0, total, step):
-            end = min(start + step, total)
-            live = live_mask(segment.ends[start:end], self.lsn) if segment.ended_count else None
-            if matching is not None:
-                live = np.ones(end - start, dtype=np.bool_) if live is None else live
-                asked = np.flatnonzero(live)
-                live[asked] = matching.select(segment, asked + start)
-                if not live.any():
-                    continue
-            bad = segment.unreadable_vectors(start, end)
-            if len(bad):
-                live = np.ones(end - start, dtype=np.bool_) if live is None else live
-                damaged += segment.rows_at(bad[live[bad - start]]).tolist()
-                live[bad - start] = False
-                end = min(end, len(segment.vectors))
-                live = live[: max(end - start, 0)]
-            if end > start:
-                first = segment.first_row + start
-                norms = segment.norms(start, end) if self._needs_norms else None
-                numbers = segment.row_numbers
-                numbers = None if numbers is None else numbers[start:end]
-                nearest.offer(segment.vectors[start:end], first, live, norms, numbers)
-
-    def _offer_chunk(
+    def search_groups(
         self,
-        nearest: TopK,
-        chunk: Chunk,
-        count: int,
-        damaged: list[int],
-        matching: Matching | None,
-    ) -> None:
-        live = live_mask(chunk.ends[:count], self.lsn)
-        if matching is not None:
-            asked = np.flatnonzero(live)
-            live[asked] = matching.select(chunk, asked)
-        lost = [row for memtable in self._view.memtables for row in memtable.lost_vectors]
-        for row in lost:
-            if chunk.first_row <= row < chunk.first_row + count and live[row - chunk.first_row]:
-                damaged.append(row)
-                live[row - chunk.first_row] = False
-        norms = chunk.norms(count) if self._needs_norms else None
-        nearest.offer(chunk.vectors[:count], chunk.first_row, live, norms)
-
-    def _name_rows(self, rows: Sequence[int]) -> list[str]:
-        """Return the ids of damaged rows; a row whose id is damaged too is named by number."""
-        texts: list[str] = []
-        for row in rows:
-            memtable = self._view.in_memory(row)
-            if memtable is not None:
-                chunk = memtable.chunk_of(row)
-                texts.append(chunk.ids[row - chunk.first_row])
-                continue
-            segment = self._view.segment_of(row)
-            try:
-                texts += segment.ids(np.array([segment.ordinal_of(row)]))
-            except UnreadableError:
-                texts.append(f"row {row}")
-        return texts
-
-    def _hits(
-        self,
-        rows: npt.NDArray[np.int64],
-        distances: npt.NDArray[np.float64],
-        excluded: list[str],
+        query: Any,
+        by: str,
         *,
-        with_metadata: bool,
-        on_damage: OnDamage,
-    ) -> Hits:
-        ids: list[str] = [""] * len(rows)
-        metadata: list[bytes] = [b""] * len(rows)
-        unreadable: set[int] = set()
-        for index, row in enumerate(rows.tolist()):
-            memtable = self._view.in_memory(row)
-            if memtable is not None:
-                chunk = memtable.chunk_of(row)
-                ids[index] = chunk.ids[row - chunk.first_row]
-                metadata[index] = chunk.metadata[row - chunk.first_row]
-                if with_metadata and row in memtable.lost_metadata:
-                    unreadable.add(index)
-        stored = np.array(
-            [self._view.in_memory(row) is None for row in rows.tolist()], dtype=np.bool_
-        )
-        outside = np.flatnonzero(stored)
-        for segment, found in self._view.by_segment(rows[outside]) if len(outside) else ():
-            positions = outside[found]
-            try:
-                _fill_hits(segment, rows, positions, ids, metadata if with_metadata else None)
-            except UnreadableError:  # of some: find out which
-                for position in positions.tolist():
-                    one = np.array([position])
-                    try:
-                        _fill_hits(segment, rows, one, ids, metadata if with_metadata else None)
-                    except UnreadableError:
-                        ids[position] = ids[position] or f"row {rows[position]}"
-                        unreadable.add(position)
-        named = [ids[index] for index in sorted(unreadable)]
-        if named and on_damage == "fail":
-            raise damaged_rows(named, "ids or metadata of the nearest records are damaged")
-        hits = [
-            Hit(
-                ids[index],
-                float(distance),
-                _decode(metadata[index]) if metadata[index] and with_metadata else None,
-            )
-            for index, distance in enumerate(distances.tolist())
-            if index not in unreadable
-        ]
-        return Hits(hits, [*excluded, *named])
+        group_size: int = 3,
+        where: Mapping[str, Json] | None = None,
+        **options: Unpack[Asked],
+    ) -> list[Group]:
+        """Return the `limit` groups whose best records are nearest, each with its nearest ones.
+
+        by: the path of a metadata field; records that share a value of it are a group, and records
+        without it are in none. group_size: how many hits a group has at most. Other options and
+        errors as `search`.
+        """
+        raise NotImplementedError
+
+    def facet(
+        self, by: str, *, limit: int = 10, where: Mapping[str, Json] | None = None
+    ) -> list[FacetCount]:
+        """Return how many records have each value of a field, the commonest first.
+
+        by: the path of a metadata field; of lists every element counts, once a record.
+
+        Raises:
+            InvalidRequestError: `invalid-argument`, `invalid-filter`.
+            DamagedDataError: `damaged-data`, names the ids that cannot be counted.
+        """
+        raise NotImplementedError
 
     # --- all rows ---
 
@@ -326,7 +227,7 @@ class Snapshot:
 
     def _refuse_untold(self, matching: Matching | None) -> None:
         if matching is not None and matching.damaged:
-            named = self._name_rows(sorted(matching.damaged))
+            named = name_rows(self._view, sorted(matching.damaged))
             raise damaged_rows(named, "stored metadata is damaged, so these may or may not match")
 
     def ids(self, *, where: Mapping[str, Json] | None = None) -> list[str]:
@@ -421,26 +322,6 @@ class Snapshot:
         return {
             key: _decode(value) for key, value in self._view.documents(namespace, self.lsn).items()
         }
-
-
-def _fill_hits(
-    segment: Segment,
-    rows: npt.NDArray[np.int64],
-    positions: npt.NDArray[np.int64],
-    ids: list[str],
-    metadata: list[bytes] | None,
-) -> None:
-    """Read ids, then metadata, of the rows at `positions` into both lists.
-
-    Raises:
-        UnreadableError: some are damaged; the ids are filled in if only metadata is.
-    """
-    ordinals, places = segment.ordinals_of(rows[positions]), positions.tolist()
-    for place, text in zip(places, segment.ids(ordinals), strict=True):
-        ids[place] = text
-    if metadata is not None:
-        for place, value in zip(places, segment.metadata(ordinals), strict=True):
-            metadata[place] = value
 
 
 def read_ids(segment: Segment, ordinals: npt.NDArray[np.int64]) -> list[str]:

@@ -19,6 +19,7 @@ from uuid import UUID
 import msgspec
 import numpy as np
 
+from dvecdb.engine.index import Indexing
 from dvecdb.engine.lookup import insert_run
 from dvecdb.engine.memtable import Memtable
 from dvecdb.engine.resolve import State, resolve
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
 
     from dvecdb.clock import Clock
     from dvecdb.engine.findings import Findings
+    from dvecdb.engine.index import Index
     from dvecdb.engine.lock import WriterLock
     from dvecdb.engine.lookup import Run
     from dvecdb.engine.resolve import Resolved
@@ -152,8 +154,7 @@ class Store:
         self.files_lock = threading.RLock()
         self.wal: Wal | None = None
         self.previous_manifest: Manifest | None = None
-        self.manifest_digest = ""
-        self.generation_floor = 0
+        self.manifest_digest, self.generation_floor = "", 0
         self.manifest_bytes = b""
         self.manifest_unknown: dict[str, object] = {}
         self.stopped: DvecdbError | None = None
@@ -165,6 +166,8 @@ class Store:
         self._pending = visible
         self._record_hash = record_hash
         self.syncs = 0
+        self.index: Index | None = None
+        self.indexing = Indexing(environment.clock)
 
     # --- state ---
 

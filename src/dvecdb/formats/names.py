@@ -42,6 +42,7 @@ _MANIFEST: Final = re.compile(r"(\d{12})\.json")
 _WAL: Final = re.compile(r"(\d{10})-(\d{16})\.wal")
 _SEGMENT: Final = re.compile(r"(\d{16})-(\d{16})-([0-9a-f]{32})")
 _LOOKUP: Final = re.compile(r"lookup-(\d{16})-(\d{16})-([0-9a-f]{8})\.idx")
+_INDEX: Final = re.compile(r"index-(\d{16})-([0-9a-f]{8})\.ivf")
 _STAMPED: Final = re.compile(r"([A-Za-z0-9][A-Za-z0-9_.-]{0,63})_(\d{8}_\d{6})", re.ASCII)
 _VERIFICATION: Final = re.compile(r"verified-(\d{20})\.json")
 _KEY: Final = re.compile(r"([0-9a-f]{12})(\.revoked)?\.json")
@@ -92,6 +93,17 @@ def parse_lookup_name(name: str) -> tuple[int, int] | None:
     """Return first row and row end in a lookup file's name, or None."""
     match = _LOOKUP.fullmatch(name)
     return (int(match[1]), int(match[2])) if match else None
+
+
+def index_name(row_end: int, salt: str) -> str:
+    """Return the name of an index file; `salt` (8 hex digits) makes it unique."""
+    return f"index-{row_end:016d}-{salt}.ivf"
+
+
+def parse_index_name(name: str) -> int | None:
+    """Return the row end in an index file's name, or None."""
+    match = _INDEX.fullmatch(name)
+    return int(match[1]) if match else None
 
 
 def stamped_name(name: str, stamp: str) -> str:

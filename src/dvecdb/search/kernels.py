@@ -176,6 +176,27 @@ def _faiss() -> Any:
     return import_module("faiss")  # late: it takes 0.15 s
 
 
+def rough_distances(rows: Float32s, query: Float32s, metric: Metric) -> npt.NDArray[Any]:
+    """Return what sorts as the distances do, but for rounding: [n]; NaN for rows with such.
+
+    rows: float32[n, d] in C order; query: float32[d].
+    """
+    if metric is Metric.MANHATTAN:
+        with np.errstate(all="ignore"):
+            return np.asarray(np.abs(rows - query).sum(axis=1))
+    if metric is Metric.DOT_PRODUCT:
+        return -_dot(query[None], rows)
+    module = _simsimd()
+    measure = module.cosine if metric is Metric.COSINE else module.sqeuclidean
+    return np.asarray(measure(query[None], rows)).reshape(-1)
+
+
+def manhattan_distances(queries: Float32s, rows: Float32s) -> Float32s:
+    """Return the sums of absolute differences of every pair: float32[q, n]."""
+    module = _faiss()
+    return np.asarray(module.pairwise_distances(queries, rows, module.METRIC_L1))
+
+
 def _dot(left: Stored, right: Stored) -> Float64s:
     """Return the dot products of the pairs of rows; `left` may be a single row. float64[n]."""
     return np.asarray(_simsimd().dot(left, right))

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 
     from dvecdb.engine.snapshot import Snapshot
     from dvecdb.protection.collection import Collection
-    from dvecdb.records import Commit, Hits, Json, Metadata, Record, Schema
+    from dvecdb.records import Commit, Json, Metadata, Record, Schema
+    from dvecdb.results import Hits
 
 
 class Mismatch(AssertionError):  # noqa: N818  # the word tests are read with

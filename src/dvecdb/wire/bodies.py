@@ -21,8 +21,6 @@ from dvecdb.records import (
     CommitInfo,
     Epoch,
     Finding,
-    Hit,
-    Hits,
     Lsn,
     Metric,
     Record,
@@ -30,6 +28,7 @@ from dvecdb.records import (
     VectorType,
     VerifyReport,
 )
+from dvecdb.results import Hit, Hits
 from dvecdb.wire.codec import check_depth
 from dvecdb.wire.vectors import Matrix, Vector, vectors_from
 

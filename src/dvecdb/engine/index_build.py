@@ -1,0 +1,221 @@
+"""Making an index of a view's rows, and growing one; tuning on rows of the collection itself.
+
+Nothing here holds a lock or changes anything shared: rows are read from a view that stays, and
+what comes out is published by whoever asked. Long work calls `tick` with the rows done so far,
+which may raise to end it.
+"""
+
+from __future__ import annotations
+
+import itertools
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from dvecdb.engine.index import Index
+from dvecdb.engine.segment import Segment
+from dvecdb.records import Metric
+from dvecdb.search.effort import TUNED_LIMIT, Cost, tune
+from dvecdb.search.ivf import SAMPLE_PER_LIST, Codes, Space, lists_for
+from dvecdb.search.kernels import row_norms
+from dvecdb.search.truth import Truth
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    import numpy.typing as npt
+
+    from dvecdb.engine.memtable import Chunk
+    from dvecdb.engine.rows import View
+    from dvecdb.records import Schema
+
+    Numbers = npt.NDArray[np.int64]
+    Tick = Callable[[int], None]
+
+_BLOCK_BYTES: Final = 8 * 1024 * 1024
+_SAMPLE_BYTES_MAX: Final = 96 * 1024 * 1024
+_QUERIES: Final = 128
+_QUERIES_MANHATTAN: Final = 32  # to measure all rows by sums of differences is slow
+_NEAREST_LEFT_OUT: Final = 5
+"""Of the nearest rows of a tuning query so many do not count: near duplicates are found by any
+effort, and what users ask for is not in the collection."""
+
+
+class Rows:
+    """The rows of a view by number, without those that cannot be read."""
+
+    def __init__(self, view: View, schema: Schema, first: int, end: int) -> None:
+        """Take the held rows `first` .. `end` - 1."""
+        self._schema = schema
+        self.unreadable: list[int] = []
+        self._sources: list[tuple[Segment | Chunk, int, int]] = []
+        self._dtype = schema.vector_type.dtype
+        self._lost = [row for memtable in view.memtables for row in memtable.lost_vectors]
+        for segment in view.row_segments:
+            self._take(segment, segment.count_below(first), segment.count_below(end))
+        for chunk, count in view.chunks(end):
+            self._take(chunk, chunk.count_below(first), count)
+        self.count = sum(stop - start for _, start, stop in self._sources)
+
+    def _take(self, source: Segment | Chunk, start: int, stop: int) -> None:
+        if stop > start:
+            self._sources.append((source, start, stop))
+
+    def blocks(self) -> Iterator[tuple[Numbers, npt.NDArray[Any]]]:
+        """Yield row numbers and stored vectors, verified and finite, block by block."""
+        step = max(1, _BLOCK_BYTES // self._schema.vector_bytes)
+        for source, first, last in self._sources:
+            for start in range(first, last, step):
+                yield self._readable(source, np.arange(start, min(start + step, last)))
+
+    def _readable(
+        self, source: Segment | Chunk, ordinals: Numbers
+    ) -> tuple[Numbers, npt.NDArray[Any]]:
+        if isinstance(source, Segment):
+            bad = source.unreadable_rows(ordinals)
+        else:
+            bad = ordinals[np.isin(source.rows_at(ordinals), self._lost)]
+        if len(bad):
+            self.unreadable += source.rows_at(bad).tolist()
+            ordinals = np.setdiff1d(ordinals, bad)
+        whole = len(ordinals) and int(ordinals[-1]) - int(ordinals[0]) + 1 == len(ordinals)
+        picked = slice(int(ordinals[0]), int(ordinals[-1]) + 1) if whole else ordinals
+        numbers, rows = source.rows_at(ordinals), source.vectors[picked]
+        if rows.dtype.kind == "f":
+            finite = np.isfinite(rows).all(axis=1)
+            if not finite.all():
+                return numbers[finite], rows[finite]
+        return numbers, rows
+
+    def spread(self, count: int, offset: float) -> tuple[Numbers, npt.NDArray[Any]]:
+        """Return about so many readable rows from evenly over the range, with their numbers.
+
+        offset: 0 .. 1, where between two steps they lie. result: int64[n], stored type [n, d].
+        """
+        wanted = np.unique(((np.arange(count) + offset) * self.count / count).astype(np.int64))
+        wanted = wanted[wanted < self.count]
+        parts = [(np.zeros(0, np.int64), np.zeros((0, self._schema.dimension), self._dtype))]
+        passed = 0
+        for source, start, stop in self._sources:
+            inside = wanted[(wanted >= passed) & (wanted < passed + stop - start)]
+            for ordinals in np.array_split(inside - passed + start, max(1, len(inside) // 256)):
+                parts += [self._readable(source, ordinals)] if len(ordinals) else []
+            passed += stop - start
+        numbers, rows = zip(*parts, strict=True)
+        return np.concatenate(numbers), np.concatenate(rows)
+
+
+def build(view: View, schema: Schema, row_limit: int, tick: Tick) -> Index:
+    """Return a new index of the rows below `row_limit`, tuned. Takes seconds.
+
+    Its base are the rows in segments, its tail those in memory.
+    """
+    stored = _stored_end(view, row_limit)
+    rows = Rows(view, schema, 0, row_limit)
+    space = Space(schema.metric, schema.dimension, _reach(schema, rows, tick))
+    codes = _train(space, schema, rows)
+    truth = _truth(space, schema, rows)
+    based = Rows(view, schema, 0, stored)
+    builder = _Adding(space, tick)
+    codes = codes.with_base(builder.add(based, truth))
+    rest = Rows(view, schema, stored, row_limit)
+    codes = codes.with_tail(builder.add(rest, truth), keep=False)
+    cost = Cost(codes.count, codes.lists, schema.dimension)
+    points = space.query_points(truth.queries)
+    curve = tune(codes, points, truth.nearest(), cost)
+    return Index(
+        codes, curve, cost, stored, row_limit, rows.count,
+        builder.apart(), _array({*based.unreadable, *rest.unreadable}),
+    )  # fmt: skip
+
+
+def grow(index: Index, view: View, schema: Schema, row_limit: int, tick: Tick) -> Index:
+    """Return `index` with the rows up to `row_limit`: in the tail, or in the base if many."""
+    stored = _stored_end(view, row_limit)
+    builder = _Adding(index.codes.space, tick)
+    if stored - index.base_end >= max(8_192, index.base_end // 10):
+        more = Rows(view, schema, index.base_end, stored)
+        codes = index.codes.with_base(builder.add(more))
+        rest = Rows(view, schema, stored, row_limit)
+        codes = codes.with_tail(builder.add(rest), keep=False)
+        base_end, name = stored, None
+    else:
+        more = rest = Rows(view, schema, index.row_end, row_limit)
+        codes = index.codes.with_tail(builder.add(more), keep=True)
+        base_end, name = index.base_end, index.name
+    unreadable = {*index.unreadable.tolist(), *more.unreadable, *rest.unreadable}
+    apart = {*index.apart.tolist(), *builder.apart().tolist()}
+    cost = Cost(codes.count, codes.lists, schema.dimension)
+    return Index(
+        codes, index.curve, cost, base_end, row_limit, index.trained_rows,
+        _array(apart), _array(unreadable), name,
+    )  # fmt: skip
+
+
+def _stored_end(view: View, row_limit: int) -> int:
+    """Return the number up to which rows lie in segments, but for what a flush is about to put."""
+    return min(max((segment.row_end for segment in view.row_segments), default=0), row_limit)
+
+
+class _Adding:
+    """Rows on their way into the codes. Those that would only be in the way are set apart."""
+
+    def __init__(self, space: Space, tick: Tick) -> None:
+        self._space = space
+        self._tick = tick
+        self._done = 0
+        self._apart: list[Numbers] = []
+
+    def add(
+        self, rows: Rows, truth: Truth | None = None
+    ) -> Iterator[tuple[Numbers, npt.NDArray[np.float32]]]:
+        """Yield numbers and points for the codes; show them to `truth` on the way."""
+        for numbers, vectors in rows.blocks():
+            points = self._space.points(vectors)
+            if truth is not None:
+                truth.offer(numbers, points, vectors)
+            if self._space.metric is Metric.COSINE:  # a zero row is as far from every query
+                zero = ~points.any(axis=1)
+                if zero.any():
+                    self._apart.append(numbers[zero])
+                    numbers, points = numbers[~zero], np.ascontiguousarray(points[~zero])
+            yield numbers, points
+            self._done += len(vectors)
+            self._tick(self._done)
+
+    def apart(self) -> Numbers:
+        """Return the rows that got no code, rising."""
+        return _array(itertools.chain.from_iterable(part.tolist() for part in self._apart))
+
+
+def _array(numbers: Any) -> Numbers:
+    return np.array(sorted(numbers), dtype=np.int64)
+
+
+def _reach(schema: Schema, rows: Rows, tick: Tick) -> float:
+    """Return the length of the longest row, for dot products, with room for longer ones."""
+    if schema.metric is not Metric.DOT_PRODUCT:
+        return 0.0
+    longest = 0.0
+    for _, vectors in rows.blocks():
+        longest = max(longest, float(row_norms(vectors).max(initial=0.0)))
+        tick(0)
+    return longest or 1.0
+
+
+def _train(space: Space, schema: Schema, rows: Rows) -> Codes:
+    lists = lists_for(rows.count)
+    most = max(lists, _SAMPLE_BYTES_MAX // (4 * schema.dimension))
+    _, sample = rows.spread(min(lists * SAMPLE_PER_LIST, most), 0.0)
+    if len(sample) < lists:  # nearly everything is damaged
+        lists = max(1, len(sample))
+        sample = sample if len(sample) else np.zeros((1, schema.dimension), np.float32)
+    return Codes.train(space, space.points(sample), lists)
+
+
+def _truth(space: Space, schema: Schema, rows: Rows) -> Truth:
+    count = _QUERIES_MANHATTAN if schema.metric is Metric.MANHATTAN else _QUERIES
+    numbers, queries = rows.spread(count, 0.5)
+    return Truth(
+        space, numbers, queries.astype(np.float32), skip=_NEAREST_LEFT_OUT, count=TUNED_LIMIT
+    )

@@ -1,0 +1,249 @@
+"""Care of the index: when one is due, publishing it, its file, and how far the work is.
+
+An index is due from `index_rows_min` live rows on, again when the collection has grown fourfold
+since its lists were made, and when most of what it holds is dead. Between that it grows: in small
+steps, of which each publishes another index. Searches take what is published when they begin.
+
+Everything here is derived: what fails is reported and tried again, and no writer waits for it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from typing import TYPE_CHECKING, Final
+from uuid import UUID
+
+import numpy as np
+
+from dvecdb.clock import NANOSECONDS_PER_SECOND
+from dvecdb.engine.index import Index
+from dvecdb.engine.index_build import build, grow
+from dvecdb.engine.reclaim import drop_index_files
+from dvecdb.engine.storage import write_file
+from dvecdb.formats import names
+from dvecdb.formats.framing import FormatError
+from dvecdb.formats.index_file import IndexHeader, StoredIndex, decode_index, encode_index
+from dvecdb.records import Finding, IndexStats
+from dvecdb.search.effort import Cost, Curve, Effort
+from dvecdb.search.ivf import Codes, Space, use_threads
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from dvecdb.engine.rows import View
+    from dvecdb.engine.store import Store
+    from dvecdb.media.files import Dir, Files
+    from dvecdb.records import IndexState, Schema
+
+GROWTH: Final = 4
+"""Times as many rows as its lists were made for, and an index is made anew."""
+_STEP_BYTES: Final = 4 * 1024 * 1024
+_STEP_ROWS_MIN: Final = 64
+_LOOK_SECONDS: Final = 0.25
+_FAILED: Final = "index-failed"
+
+
+class StoppedError(Exception):
+    """The database closes, or the collection goes: nobody needs the index any more."""
+
+
+def is_index_due(store: Store) -> bool:
+    """Return whether there is work on the index; cheap enough for every commit."""
+    settings, index = store.environment.settings, store.index
+    if store.stopped is not None or not settings.index_rows_min:
+        return False
+    row_limit = store.visible.row_limit
+    if index is None:
+        return row_limit >= max(settings.index_rows_min, store.indexing.wanted_from)
+    return row_limit - index.row_end >= _step_rows(store.schema)
+
+
+def tend_index(store: Store, stopping: Callable[[], bool] = lambda: False) -> bool:
+    """Do one step of what is due; return whether there was one. Raises nothing."""
+    if not is_index_due(store):
+        return _save_if_due(store)
+    with store.indexing.lock:
+        try:
+            return _step(store, stopping)
+        except StoppedError:
+            return False
+        except Exception as error:  # noqa: BLE001  # it is derived, and the collection answers without it
+            store.indexing.wanted_from = 2 * store.visible.row_limit
+            message = f"the index could not be made ({error!r}); searches measure every row"
+            store.report(Finding(_FAILED, store.name, f"{store.name} index", message))
+            return False
+        finally:
+            store.indexing.progress.is_building = False
+            with store.indexing.changed:
+                store.indexing.changed.notify_all()
+
+
+def _step_rows(schema: Schema) -> int:
+    return max(_STEP_ROWS_MIN, _STEP_BYTES // schema.vector_bytes)
+
+
+def _step(store: Store, stopping: Callable[[], bool]) -> bool:
+    visible = store.visible  # first: the view is then at least as new
+    view, index, progress = store.view, store.index, store.indexing.progress
+    settings = store.environment.settings
+    use_threads(os.cpu_count() or 1)
+
+    def tick(done: int) -> None:
+        progress.done = done
+        if stopping() or store.stopped is not None:
+            raise StoppedError
+
+    if index is not None and not _is_outgrown(index, view, visible.lsn, visible.row_limit):
+        progress.start(visible.row_limit - index.row_end)
+        store.index = grow(index, view, store.schema, visible.row_limit, tick)
+    else:
+        live = view.count(visible.lsn, visible.row_limit)
+        if live < settings.index_rows_min:
+            store.indexing.wanted_from = visible.row_limit + settings.index_rows_min - live
+            store.index = None
+            return False
+        progress.start(visible.row_limit)
+        store.index = build(view, store.schema, visible.row_limit, tick)
+    _save_if_due(store)
+    return True
+
+
+def _is_outgrown(index: Index, view: View, lsn: int, row_limit: int) -> bool:
+    if row_limit >= GROWTH * max(index.trained_rows, 1):
+        return True
+    return 2 * index.live(view, lsn, row_limit).count < index.codes.count
+
+
+def _save_if_due(store: Store) -> bool:
+    """Write the shared part of the index, once it holds nothing but rows in manifests' segments.
+
+    Those are never cut off again; a row in the log can be, by a power cut.
+    """
+    index = store.index
+    if index is None or index.name is not None or store.stopped is not None:
+        return False
+    if index.base_end > store.manifest.row_end or not index.base_end:
+        return False
+    with store.maintenance_lock:
+        return _save(store, index)
+
+
+def _save(store: Store, index: Index) -> bool:
+    if store.stopped is not None:
+        return False
+    with contextlib.suppress(OSError):  # it stays in memory, and is tried again with the next one
+        name = names.index_name(index.base_end, store.environment.new_uuid().hex[:8])
+        stored = _stored(store, index)
+        index.name = name
+        write_file(store.environment.files, store.directories.derived, name, encode_index(stored))
+        drop_index_files(store)
+        return True
+    return False
+
+
+def _stored(store: Store, index: Index) -> StoredIndex:
+    schema, manifest = store.schema, store.manifest
+    header = IndexHeader(
+        schema.dimension, schema.metric, schema.vector_type, index.codes.space.reach,
+        index.trained_rows, [(e.probes, e.depth, e.recall) for e in index.curve.efforts],
+        index.apart[index.apart < index.base_end].tolist(),
+        index.unreadable[index.unreadable < index.base_end].tolist(),
+    )  # fmt: skip
+    return StoredIndex(
+        UUID(manifest.collection_uuid), UUID(manifest.lineage), index.base_end, header,
+        index.codes.base_bytes(),
+    )  # fmt: skip
+
+
+def load_index(
+    files: Files,
+    derived: Dir,
+    schema: Schema,
+    identity: tuple[UUID, UUID],
+    row_end: int,
+    report: Callable[[Finding], None],
+    collection: str,
+) -> Index | None:
+    """Return the stored index that covers the most, or None if none fits.
+
+    identity: collection uuid and lineage; row_end: of the rows in segments. What is damaged, or of
+    another collection, lineage or shape, is left alone and not used: it is made again.
+    """
+    best: Index | None = None
+    for name in files.list_names(derived):
+        end = names.parse_index_name(name)
+        if end is None or end > row_end or (best is not None and end <= best.base_end):
+            continue
+        try:
+            found = _load(files, derived, name, schema, identity)
+        except FileNotFoundError:
+            continue  # a writer beside us replaced it meanwhile
+        except (OSError, FormatError, ValueError) as error:
+            where = f"derived/{name}"
+            report(Finding("derived-damaged", collection, where, f"{where}: {error}; rebuilt"))
+            continue
+        best = found if found is not None else best
+    return best
+
+
+def _load(
+    files: Files, derived: Dir, name: str, schema: Schema, identity: tuple[UUID, UUID]
+) -> Index | None:
+    file = files.open(derived, name)
+    try:
+        stored = decode_index(files.map(file, files.size(file)))
+    finally:
+        files.close(file)
+    header = stored.header
+    shape = (header.dimension, header.metric, header.vector_type)
+    if (stored.collection_uuid, stored.lineage) != identity or shape != (
+        schema.dimension, schema.metric, schema.vector_type,
+    ):  # fmt: skip
+        return None
+    space = Space(schema.metric, schema.dimension, header.reach)
+    codes = Codes.from_bytes(space, stored.codes)
+    efforts = tuple(Effort(*values) for values in header.efforts)
+    if not efforts:
+        raise FormatError("index without efforts")
+    return Index(
+        codes, Curve(efforts), Cost(codes.count, codes.lists, schema.dimension), stored.row_end,
+        stored.row_end, header.trained_rows, np.array(header.apart, np.int64),
+        np.array(header.unreadable, np.int64), name,
+    )  # fmt: skip
+
+
+def index_stats(store: Store) -> IndexStats:
+    """Return how far the index is."""
+    index, progress = store.index, store.indexing.progress
+    row_limit = store.visible.row_limit
+    covered = 0 if index is None else index.row_end
+    if progress.is_building:
+        return IndexStats(
+            "building", covered + progress.done * (index is not None), row_limit - covered,
+            progress.seconds_left(), 0 if index is None else index.codes.lists,
+            0 if index is None else index.codes.size_bytes,
+        )  # fmt: skip
+    if index is None:
+        if is_index_due(store):
+            return IndexStats("building", 0, row_limit, None, 0, 0)
+        return IndexStats("none", 0, 0, None, 0, 0)
+    left = row_limit - covered
+    state: IndexState = "building" if is_index_due(store) else "ready"
+    return IndexStats(state, covered, left, None, index.codes.lists, index.codes.size_bytes)
+
+
+def wait_for_index(
+    store: Store, timeout_seconds: float, check_open: Callable[[], None]
+) -> IndexStats:
+    """Wait until the index covers what is visible, or none is due; return its figures."""
+    clock = store.environment.clock
+    until = clock.monotonic_ns() + int(timeout_seconds * NANOSECONDS_PER_SECOND)
+    with store.indexing.changed:
+        while (found := index_stats(store)).state == "building":
+            left = (until - clock.monotonic_ns()) / NANOSECONDS_PER_SECOND
+            if left <= 0:
+                break
+            store.indexing.changed.wait(min(left, _LOOK_SECONDS))
+            check_open()
+    return found

@@ -1,0 +1,63 @@
+"""The thread that makes and grows indexes: one a database, beside the one for maintenance.
+
+An index takes seconds to make; flushes cannot wait that long.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, Final
+
+from dvecdb.engine.index_care import is_index_due, tend_index
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from dvecdb.engine.store import Store
+
+_LOOK_SECONDS: Final = 1.0  # between looks for what waits for a flush to be written
+
+
+class Indexer:
+    """The thread. `_wake` guards `_running` and `_asked`."""
+
+    def __init__(self, stores: Callable[[], Sequence[Store]]) -> None:
+        self._stores = stores
+        self._wake = threading.Condition()
+        self._running = True
+        self._asked = True
+        self._thread = threading.Thread(target=self._run, name="dvecdb-indexer", daemon=True)
+        self._thread.start()
+
+    def after_commit(self, store: Store) -> None:
+        """Tell the thread that something was committed; cheap where nothing is due."""
+        if not self._asked and is_index_due(store):
+            with self._wake:
+                self._asked = True
+                self._wake.notify()
+
+    def stop(self) -> None:
+        """End the thread; what it was making is given up."""
+        with self._wake:
+            self._running = False
+            self._wake.notify()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while True:
+            with self._wake:
+                if self._running and not self._asked:
+                    self._wake.wait(_LOOK_SECONDS if self._is_unsaved() else None)
+                if not self._running:
+                    return
+                self._asked = False
+            for store in self._stores():
+                while tend_index(store, self._is_stopping):
+                    pass
+
+    def _is_stopping(self) -> bool:
+        return not self._running
+
+    def _is_unsaved(self) -> bool:
+        found = [store.index for store in self._stores()]
+        return any(index is not None and index.name is None for index in found)

@@ -1,0 +1,452 @@
+"""The nearest rows of a query at one LSN: which plan is taken, and how it is carried out.
+
+    every row        no index, few rows, a filter that leaves few, or recall 1.0: measured exactly
+    index            its candidates measured exactly, rows it does not cover all measured
+    index, filtered  the same among the rows that match: as one bit a row they go into its scan,
+                     and the fewer they are the more lists are looked into
+
+Whatever the plan, distances are exact, and rows are in order of (distance, row).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from dvecdb.engine.rows import live_mask
+from dvecdb.engine.segment import Segment
+from dvecdb.records import Metric
+from dvecdb.results import Explained
+from dvecdb.search.distance import TopK, needs_norms
+from dvecdb.search.rerank import nearest_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import numpy.typing as npt
+
+    from dvecdb.engine.index import Index, LiveRows
+    from dvecdb.engine.matching import Matching
+    from dvecdb.engine.memtable import Chunk
+    from dvecdb.engine.rows import View
+    from dvecdb.records import Schema
+    from dvecdb.search.effort import Effort
+
+    Numbers = npt.NDArray[np.int64]
+    Distances = npt.NDArray[np.float64]
+    Flags = npt.NDArray[np.bool_]
+
+_BLOCK_BYTES: Final = 16 * 1024 * 1024
+_EXACT_BYTES: Final = 3 * 1024 * 1024
+"""Rows that match and are no more than this are measured one by one: quicker, and exact."""
+_DEAD_SHARE_MAX: Final = 0.2
+"""Dead rows up to this share are sifted out of more candidates instead of kept out of the scan."""
+
+
+@dataclass(frozen=True, slots=True)
+class Effortful:
+    """What a search asks for. count: rows wanted, with those that `offset` passes over.
+
+    recall, ef_search: at most one of them; neither: the default recall.
+    """
+
+    count: int
+    recall: float | None
+    ef_search: int | None
+    default_recall: float
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether every row must be measured."""
+        wanted = self.default_recall if self.recall is None else self.recall
+        return self.ef_search is None and wanted >= 1.0
+
+    def effort(self, index: Index, share: float) -> Effort:
+        """Return what it takes among this share of the rows of an index."""
+        if self.ef_search is not None:
+            effort = index.curve.at_ef(self.ef_search)
+        else:
+            wanted = self.default_recall if self.recall is None else self.recall
+            effort = index.curve.at(wanted)
+        lists = index.codes.lists
+        return effort.for_limit(self.count, lists).for_share(share, lists)
+
+
+@dataclass(slots=True)
+class Found:
+    """The nearest rows: int64[n], float64[n]. damaged: rows that might be among them."""
+
+    rows: Numbers
+    distances: Distances
+    damaged: list[int]
+
+
+@dataclass(slots=True)
+class Nearest:
+    """One consistent state that is searched, for one filter: any number of queries, in turn.
+
+    now_ns: to tell the time of the stages, where that is asked for.
+    """
+
+    view: View
+    schema: Schema
+    lsn: int
+    row_limit: int
+    index: Index | None
+    matching: Matching | None = None
+    now_ns: Callable[[], int] | None = None
+    explained: Explained | None = None
+    _live: LiveRows | None = None
+    _allowed: Flags | None = None
+    _bits: npt.NDArray[np.uint8] | None = None
+    _count: int = 0
+    _masks: dict[int, Flags] = field(default_factory=dict)
+    _prepared: bool = False
+    _measured: int = 0
+    _seconds: dict[str, float] = field(default_factory=dict)
+    _mark_ns: int = 0
+
+    def find(self, query: npt.NDArray[np.float32], wanted: Effortful) -> Found:
+        """Return the rows nearest to `query`, float32[dimension], finite."""
+        self._start()
+        index, why = self._index_for(query, wanted)
+        if index is None:
+            self._measured = 0
+            nearest = self._top(query, wanted.count)
+            damaged = self._offer_from(nearest, 0)
+            rows, distances = nearest.result()
+            self.lap("measure")
+            self._explain("exact", why, 0, 0, 1.0)
+            return Found(rows, distances, self._with_untold(damaged))
+        return self._through(index, query, wanted, why)
+
+    def again(self) -> Nearest:
+        """Return the same for use by another thread; what was found out is shared."""
+        return replace(self, _seconds={}, _masks=dict(self._masks))
+
+    # --- the plan ---
+
+    def _index_for(
+        self, query: npt.NDArray[np.float32], wanted: Effortful
+    ) -> tuple[Index | None, str]:
+        """Return the index to use, or None, and why."""
+        index = self.index
+        if index is None:
+            return None, "there is no index"
+        if wanted.is_exact:
+            return None, "recall 1.0 was asked for"
+        if self.schema.metric in {Metric.COSINE, Metric.DOT_PRODUCT} and not query.any():
+            return None, "the query is zero: every row is as far"
+        self._prepare(index)
+        if self._count * self.schema.vector_bytes <= _EXACT_BYTES or self._count <= wanted.count:
+            few = "live" if self.matching is None else "matching"
+            return None, f"only {self._count} {few} rows are in the index"
+        if wanted.count * 4 >= self._count:
+            return None, f"{wanted.count} of {self._count} rows were asked for"
+        return index, "large enough"
+
+    def _prepare(self, index: Index) -> None:
+        """Find out which rows of the index may be found."""
+        if self._prepared:
+            return
+        self._prepared = True
+        self._live = live = index.live(self.view, self.lsn, self.row_limit)
+        self.lap("live")
+        if self.matching is None:
+            self._count, self._allowed = live.count, live.mask
+            share = live.count / max(index.row_end, 1)
+            self._bits = live.bits if share < 1.0 - _DEAD_SHARE_MAX else None
+            return
+        allowed = np.zeros(index.row_end, dtype=np.bool_)
+        for segment in self.view.row_segments:
+            count = segment.count_below(index.row_end)
+            if count:
+                self._put(allowed, segment, self._mask(segment, count))
+        for chunk, count in self.view.chunks(min(index.row_end, self.row_limit)):
+            self._put(allowed, chunk, self._mask(chunk, count))
+        if live.mask is not None:
+            allowed &= live.mask
+        elif self.row_limit < index.row_end:
+            allowed[self.row_limit :] = False
+        self._allowed, self._count = allowed, int(np.count_nonzero(allowed))
+        self._bits = np.packbits(allowed, bitorder="little")
+        self.lap("filter")
+
+    @staticmethod
+    def _put(allowed: Flags, source: Segment | Chunk, mask: Flags) -> None:
+        numbers = source.row_numbers if isinstance(source, Segment) else None
+        if numbers is None:
+            allowed[source.first_row : source.first_row + len(mask)] = mask
+        else:
+            allowed[numbers[: len(mask)][mask]] = True
+
+    def _mask(self, source: Segment | Chunk, count: int) -> Flags:
+        """Return which of the first rows of a source match: bool[count]."""
+        assert self.matching is not None
+        known = self._masks.get(id(source))
+        if known is None or len(known) < count:
+            known = self._masks[id(source)] = self.matching.mask(source, count)
+        return known[:count]
+
+    # --- through the index ---
+
+    def _through(
+        self, index: Index, query: npt.NDArray[np.float32], wanted: Effortful, why: str
+    ) -> Found:
+        share = self._count / max(index.codes.count, 1)
+        effort = wanted.effort(index, 1.0 if self.matching is None else min(1.0, share))
+        points = index.codes.space.query_points(query[None])
+        self.lap("plan")
+        depth = effort.depth if self._bits is not None else int(effort.depth / max(share, 0.5)) + 1
+        probes = effort.probes
+        while True:
+            numbers = index.codes.search(points, probes, depth, self._bits)[0][0]
+            candidates = numbers[numbers >= 0]
+            if self._bits is None and self._allowed is not None:
+                candidates = candidates[self._allowed[candidates]]
+            if probes >= index.codes.lists or len(candidates) >= min(effort.depth, self._count):
+                break
+            probes = index.codes.lists  # what matches lies elsewhere
+        candidates = np.sort(candidates[: effort.depth])
+        self.lap("lists")
+        return self._measure(index, query, wanted, candidates, probes, why, effort)
+
+    def _measure(  # what the index found, and what it does not cover
+        self,
+        index: Index,
+        query: npt.NDArray[np.float32],
+        wanted: Effortful,
+        candidates: Numbers,
+        probes: int,
+        why: str,
+        effort: Effort,
+    ) -> Found:
+        rows, distances, damaged = self._rerank(query, candidates, wanted.count)
+        self.lap("rerank")
+        self._measured = 0
+        rest = None
+        if index.row_end < self.row_limit or len(index.apart):
+            nearest = self._top(query, wanted.count)
+            damaged += self._offer_from(nearest, index.row_end)
+            self._offer_apart(nearest, index)
+            rest = nearest.result()
+        if len(index.unreadable):
+            damaged += self._allowed_of(index.unreadable).tolist()
+        if rest is not None and len(rest[0]):
+            rows = np.concatenate([rows, rest[0]])
+            distances = np.concatenate([distances, rest[1]])
+            order = np.lexsort((rows, distances))[: wanted.count]
+            rows, distances = rows[order], distances[order]
+        self.lap("measure")
+        plan = "index" if self.matching is None else "index, filtered"
+        self._explain(plan, why, len(candidates), probes, effort.recall)
+        return Found(rows, distances, self._with_untold(damaged))
+
+    def _allowed_of(self, rows: Numbers) -> Numbers:
+        """Return those of the rows of the index that may be found."""
+        if self._allowed is None:
+            return rows
+        return rows[self._allowed[rows]]
+
+    def _rerank(
+        self, query: npt.NDArray[np.float32], candidates: Numbers, count: int
+    ) -> tuple[Numbers, Distances, list[int]]:
+        """Measure candidates, which rise, and return the nearest; and those that are damaged."""
+        damaged: list[int] = []
+        parts: list[npt.NDArray[np.generic]] = []
+        kept: list[Numbers] = []
+        in_memory = self.view.memory_start()
+        stored = candidates
+        if len(candidates) and int(candidates[-1]) >= in_memory:
+            stored = self._take_memory(candidates, parts, kept, damaged)
+        for segment, positions in self.view.by_segment(stored) if len(stored) else ():
+            ordinals = segment.ordinals_of(stored[positions])
+            numbers = stored[positions]
+            if segment.row_numbers is not None:
+                held = ordinals >= 0
+                ordinals, numbers = ordinals[held], numbers[held]
+            bad = segment.unreadable_rows(ordinals)
+            if len(bad):
+                good = ~np.isin(ordinals, bad)
+                damaged += numbers[~good].tolist()
+                ordinals, numbers = ordinals[good], numbers[good]
+            parts.append(segment.vectors.take(ordinals, axis=0, mode="clip"))
+            kept.append(numbers)
+        if not parts:
+            return np.zeros(0, np.int64), np.zeros(0), damaged
+        rows = parts[0] if len(parts) == 1 else np.concatenate(parts)
+        numbers = kept[0] if len(kept) == 1 else np.concatenate(kept)
+        numbers, distances = nearest_of(rows, numbers, query, self.schema.metric, count)
+        return numbers, distances, damaged
+
+    def _take_memory(
+        self,
+        candidates: Numbers,
+        parts: list[npt.NDArray[np.generic]],
+        kept: list[Numbers],
+        damaged: list[int],
+    ) -> Numbers:
+        """Take the candidates that are in memtables; return the others."""
+        stored = np.ones(len(candidates), dtype=np.bool_)
+        for memtable in self.view.memtables:
+            for chunk in memtable.chunks:
+                first, end = np.searchsorted(
+                    candidates, [chunk.first_row, chunk.first_row + chunk.used]
+                ).tolist()
+                if first == end:
+                    continue
+                numbers = candidates[first:end]
+                stored[first:end] = False
+                if memtable.lost_vectors:
+                    lost = np.isin(numbers, list(memtable.lost_vectors))
+                    damaged += numbers[lost].tolist()
+                    numbers = numbers[~lost]
+                parts.append(chunk.vectors[numbers - chunk.first_row])
+                kept.append(numbers)
+        return candidates[stored]
+
+    # --- one by one ---
+
+    def _top(self, query: npt.NDArray[np.float32], count: int) -> TopK:
+        return TopK(query, self.schema.metric, self.schema.vector_type, count)
+
+    def _offer_from(self, nearest: TopK, first_row: int) -> list[int]:
+        """Offer every live row from `first_row` on that matches; return those that are damaged."""
+        damaged: list[int] = []
+        norms = needs_norms(self.schema.metric, self.schema.vector_type)
+        for segment in self.view.row_segments:
+            if segment.row_end > first_row:
+                self._offer_segment(nearest, segment, first_row, damaged, norms=norms)
+        for chunk, count in self.view.chunks(self.row_limit):
+            if chunk.first_row + count > first_row:
+                self._offer_chunk(nearest, chunk, first_row, count, damaged, norms=norms)
+        return damaged
+
+    def _offer_segment(
+        self, nearest: TopK, segment: Segment, first_row: int, damaged: list[int], *, norms: bool
+    ) -> None:
+        total = segment.count_below(self.row_limit)
+        begin = segment.count_below(first_row)
+        if begin >= total:
+            return
+        matching = None if self.matching is None else self._mask(segment, total)
+        step = max(1, _BLOCK_BYTES // self.schema.vector_bytes)
+        for start in range(begin, total, step):
+            end = min(start + step, total)
+            live = live_mask(segment.ends[start:end], self.lsn) if segment.ended_count else None
+            if matching is not None:
+                asked = matching[start:end]
+                live = asked.copy() if live is None else live & asked
+                if not live.any():
+                    continue
+                if self._gather(nearest, segment, start, live, damaged):
+                    continue
+            bad = segment.unreadable_vectors(start, end)
+            if len(bad):
+                live = np.ones(end - start, dtype=np.bool_) if live is None else live
+                damaged += segment.rows_at(bad[live[bad - start]]).tolist()
+                live[bad - start] = False
+                end = min(end, len(segment.vectors))
+                live = live[: max(end - start, 0)]
+            if end > start:
+                lengths = segment.norms(start, end) if norms else None
+                numbers = segment.row_numbers
+                numbers = None if numbers is None else numbers[start:end]
+                first = segment.first_row + start
+                nearest.offer(segment.vectors[start:end], first, live, lengths, numbers)
+                self._measured += end - start if live is None else int(np.count_nonzero(live))
+
+    def _gather(
+        self, nearest: TopK, segment: Segment, start: int, live: Flags, damaged: list[int]
+    ) -> bool:
+        """Offer few rows of a block by themselves, so that no others are read and verified."""
+        alive = np.flatnonzero(live)
+        if len(alive) * 16 > len(live):
+            return False
+        ordinals = alive + start
+        bad = segment.unreadable_rows(ordinals)
+        if len(bad):
+            damaged += segment.rows_at(bad).tolist()
+            ordinals = np.setdiff1d(ordinals, bad)
+        numbers = segment.rows_at(ordinals)
+        nearest.offer(segment.vectors[ordinals], 0, None, None, numbers)
+        self._measured += len(ordinals)
+        return True
+
+    def _offer_chunk(
+        self,
+        nearest: TopK,
+        chunk: Chunk,
+        first_row: int,
+        count: int,
+        damaged: list[int],
+        *,
+        norms: bool,
+    ) -> None:
+        begin = max(0, first_row - chunk.first_row)
+        live = live_mask(chunk.ends[begin:count], self.lsn)
+        if self.matching is not None:
+            live &= self._mask(chunk, count)[begin:]
+        for memtable in self.view.memtables:
+            for row in memtable.lost_vectors:
+                at = row - chunk.first_row - begin
+                if 0 <= at < count - begin and live[at]:
+                    damaged.append(row)
+                    live[at] = False
+        lengths = chunk.norms(count)[begin:] if norms else None
+        nearest.offer(chunk.vectors[begin:count], chunk.first_row + begin, live, lengths)
+        self._measured += int(np.count_nonzero(live))
+
+    def _offer_apart(self, nearest: TopK, index: Index) -> None:
+        """Offer the rows of the index that have no code. They are zero, so the first will do."""
+        rows = self._allowed_of(index.apart)
+        rows = rows[rows < self.row_limit][:10_000]
+        zero = np.zeros((len(rows), self.schema.dimension), self.schema.vector_type.dtype)
+        if len(rows):
+            nearest.offer(zero, 0, None, None, rows)
+
+    # --- telling ---
+
+    def _with_untold(self, damaged: list[int]) -> list[int]:
+        """Return damaged rows, with those of which it cannot be told whether they match."""
+        if self.matching is None:
+            return sorted(set(damaged))
+        return sorted({*damaged, *self.matching.damaged})
+
+    def _start(self) -> None:
+        if self.now_ns is not None:
+            self._seconds, self._mark_ns = {}, self.now_ns()
+
+    def lap(self, stage: str) -> None:
+        """Count the time since the last stage to this one."""
+        if self.now_ns is not None:
+            now = self.now_ns()
+            self._seconds[stage] = self._seconds.get(stage, 0.0) + (now - self._mark_ns) / 1e9
+            self._mark_ns = now
+
+    def _explain(self, plan: str, why: str, reranked: int, probes: int, recall: float) -> None:
+        if self.now_ns is None:
+            return
+        index = self.index
+        live = self.view.count(self.lsn, self.row_limit)
+        self.explained = Explained(
+            plan, why, live, self._matching_rows(live), 0 if index is None else index.row_end,
+            self._measured, reranked, 0 if index is None else index.codes.lists, probes, recall,
+            self._seconds,
+        )  # fmt: skip
+
+    def _matching_rows(self, live: int) -> int:
+        if self.matching is None:
+            return live
+        total = 0
+        for segment in self.view.row_segments:
+            count = segment.count_below(self.row_limit)
+            if count:
+                mask = self._mask(segment, count) & live_mask(segment.ends[:count], self.lsn)
+                total += int(np.count_nonzero(mask))
+        for chunk, count in self.view.chunks(self.row_limit):
+            mask = self._mask(chunk, count) & live_mask(chunk.ends[:count], self.lsn)
+            total += int(np.count_nonzero(mask))
+        return total

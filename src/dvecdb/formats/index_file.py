@@ -1,0 +1,102 @@
+"""The index: coarse lists and codes of rows, for quick candidates. Derived: rebuilt from segments.
+
+offset  size  field
+0       4     magic            b"dvIX"
+4       2     version          1
+6       2     reserved
+8       16    collection uuid
+24      16    lineage
+40      8     row end          rows below it that can be read are in here
+48      4     header bytes     h
+52      4     reserved
+56      8     codes bytes      c
+64      h     header           JSON, see `IndexHeader`
+..      c     codes            a faiss index, as faiss writes it
+..      8     checksum         XXH3-64 of everything before
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+from uuid import UUID
+
+import msgspec
+import numpy as np
+import xxhash
+
+from dvecdb.formats.framing import FORMAT_VERSION, Buffer, FormatError, checksum
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+_MAGIC: Final = b"dvIX"
+_HEAD: Final = struct.Struct("<4sHH16s16sQIIQ")
+_U64: Final = struct.Struct("<Q")
+
+
+class IndexHeader(msgspec.Struct, frozen=True):
+    """What an index says about itself.
+
+    reach: of dot products, the longest row; trained_rows: how many rows there were then; efforts:
+    probes, depth and recall of what was measured; apart: rows that have no code and are measured
+    each time; unreadable: rows whose vectors were damaged.
+    """
+
+    dimension: int
+    metric: str
+    vector_type: str
+    reach: float
+    trained_rows: int
+    efforts: list[tuple[int, int, float]]
+    apart: list[int]
+    unreadable: list[int]
+
+
+@dataclass(frozen=True, slots=True)
+class StoredIndex:
+    """The content of an index file. codes: uint8[n]."""
+
+    collection_uuid: UUID
+    lineage: UUID
+    row_end: int
+    header: IndexHeader
+    codes: npt.NDArray[np.uint8]
+
+
+def encode_index(index: StoredIndex) -> list[Buffer]:
+    """Return the buffers of an index file, to be written in order."""
+    header = msgspec.json.encode(index.header)
+    codes = memoryview(np.ascontiguousarray(index.codes).data).cast("B")
+    head = _HEAD.pack(
+        _MAGIC, FORMAT_VERSION, 0, index.collection_uuid.bytes, index.lineage.bytes,
+        index.row_end, len(header), 0, len(codes),
+    )  # fmt: skip
+    total = xxhash.xxh3_64(head)
+    total.update(header)
+    total.update(codes)
+    return [head, header, codes, _U64.pack(total.intdigest())]
+
+
+def decode_index(data: memoryview) -> StoredIndex:
+    """Return the content as views of `data`, verified whole.
+
+    Raises:
+        FormatError: damaged, cut short or of another version. Rebuild it.
+    """
+    if len(data) < _HEAD.size + 8:
+        raise FormatError("index cut short")
+    (expected,) = _U64.unpack_from(data, len(data) - 8)
+    if checksum(data[:-8]) != expected:
+        raise FormatError("index damaged")
+    magic, version, _, collection, lineage, row_end, size, _, codes = _HEAD.unpack_from(data, 0)
+    if magic != _MAGIC or version != FORMAT_VERSION or len(data) != _HEAD.size + size + codes + 8:
+        raise FormatError("index of another format")
+    start = _HEAD.size
+    try:
+        header = msgspec.json.decode(data[start : start + size], type=IndexHeader)
+    except msgspec.MsgspecError as error:
+        raise FormatError(f"index header: {error}") from error
+    stored = np.frombuffer(data[start + size : start + size + codes], np.uint8)
+    return StoredIndex(UUID(bytes=collection), UUID(bytes=lineage), row_end, header, stored)

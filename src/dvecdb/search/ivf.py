@@ -1,0 +1,252 @@
+"""Candidates for nearest rows: a few coarse lists, and per row a code of about one bit a dimension.
+
+An inverted file (k-means lists, of which a search probes some) over RaBitQ codes, through faiss:
+Gao and Long, "RaBitQ: Quantizing High-Dimensional Vectors with a Theoretical Error Bound for
+Approximate Nearest Neighbor Search", SIGMOD 2024. With few components a bit each says too little;
+there each component gets eight.
+
+Codes tell near rows from far ones. They never answer: whoever asks measures the candidates exactly.
+All four metrics go through squared Euclidean distance between **points**:
+
+    cosine       rows and queries of length 1
+    euclidean    as they are
+    manhattan    as they are: rows near in one are near in the other
+    dot_product  with one more component, sqrt(reach^2 - |row|^2), 0 for queries: then the largest
+                 product is the nearest point (Bachrach et al., RecSys 2014)
+
+A `Codes` is never changed once others can see it: faiss does not allow rows to be added while it
+is searched. Growing returns another that shares the large part.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from dvecdb.records import Metric
+from dvecdb.search.kernels import row_norms
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    import numpy.typing as npt
+
+    Points = npt.NDArray[np.float32]
+    Numbers = npt.NDArray[np.int64]
+
+BYTE_CODES_UP_TO: Final = 128
+"""Dimensions up to which a component gets a byte instead of a bit."""
+ROWS_PER_LIST: Final = 1_000
+LISTS_MAX: Final = 4_096
+SAMPLE_PER_LIST: Final = 60
+_ITERATIONS: Final = 10
+_QUERY_BITS: Final = 4  # of 1 .. 8: fewer lose recall, more cost time
+
+
+@dataclass(frozen=True, slots=True)
+class Space:
+    """How the rows of a collection become points. reach: no row is longer, for dot products."""
+
+    metric: Metric
+    dimension: int
+    reach: float = 0.0
+
+    @property
+    def components(self) -> int:
+        """The dimension of a point."""
+        return self.dimension + (self.metric is Metric.DOT_PRODUCT)
+
+    def points(self, rows: npt.NDArray[Any]) -> Points:
+        """Return rows of a stored type [n, dimension], finite, as points [n, components]."""
+        vectors = np.ascontiguousarray(rows, np.float32)
+        match self.metric:
+            case Metric.COSINE:
+                lengths = row_norms(vectors)
+                lengths[lengths == 0.0] = 1.0
+                return vectors / lengths[:, None]
+            case Metric.DOT_PRODUCT:
+                squares = row_norms(vectors).astype(np.float64) ** 2
+                points = np.empty((len(rows), self.components), np.float32)
+                points[:, :-1] = vectors
+                points[:, -1] = np.sqrt(np.maximum(self.reach**2 - squares, 0.0))
+                return points
+        return vectors
+
+    def query_points(self, queries: Points) -> Points:
+        """Return queries [n, dimension] as points: float32[n, components]."""
+        match self.metric:
+            case Metric.COSINE:
+                return self.points(queries)
+            case Metric.DOT_PRODUCT:
+                # Only the direction of a query counts; at the reach it lies among the points.
+                lengths = row_norms(queries)
+                lengths[lengths == 0.0] = 1.0
+                points = np.zeros((len(queries), self.components), np.float32)
+                points[:, :-1] = queries * (np.float32(self.reach) / lengths)[:, None]
+                return points
+        return np.ascontiguousarray(queries, np.float32)
+
+
+def lists_for(rows: int) -> int:
+    """Return the number of lists for so many rows: a power of two."""
+    wanted = max(1.0, rows / ROWS_PER_LIST)
+    return int(min(LISTS_MAX, 2 ** round(np.log2(wanted))))
+
+
+class Codes:
+    """The codes of some rows: immutable. `base` is large and shared, `tail` small or None."""
+
+    __slots__ = ("_base", "_empty", "_tail", "lists", "space")
+
+    def __init__(self, space: Space, empty: Any, base: Any, tail: Any = None) -> None:
+        """Take faiss indexes: a trained one without rows, and such with rows. See `train`."""
+        self.space = space
+        self.lists = int(empty.nlist)
+        self._empty = empty
+        self._base = base
+        self._tail = tail
+
+    @classmethod
+    def train(cls, space: Space, sample: Points, lists: int) -> Codes:
+        """Return codes of no rows, with lists around the centres of `sample`: points [n, d]."""
+        faiss = _faiss()
+        clustering = faiss.Clustering(space.components, lists)
+        clustering.niter, clustering.seed = _ITERATIONS, 1
+        clustering.min_points_per_centroid = 1
+        clustering.max_points_per_centroid = 4 * SAMPLE_PER_LIST
+        quantizer = faiss.IndexFlatL2(space.components)
+        clustering.train(sample, quantizer)
+        if space.dimension <= BYTE_CODES_UP_TO:
+            empty = faiss.IndexIVFScalarQuantizer(
+                quantizer, space.components, lists, faiss.ScalarQuantizer.QT_8bit
+            )
+        else:
+            empty = faiss.IndexIVFRaBitQ(quantizer, space.components, lists)
+        quantizer.this.disown()
+        empty.own_fields = True
+        empty.train(sample)
+        return cls(space, empty, faiss.clone_index(empty))
+
+    @property
+    def count(self) -> int:
+        """The number of rows."""
+        return int(self._base.ntotal) + (0 if self._tail is None else int(self._tail.ntotal))
+
+    @property
+    def size_bytes(self) -> int:
+        """The bytes they take in memory, about."""
+        each = int(self._base.code_size) + 8
+        return self.count * each + self.lists * self.space.components * 4
+
+    def with_base(self, blocks: Iterable[tuple[Numbers, Points]]) -> Codes:
+        """Return codes of the base and of more rows, without a tail.
+
+        blocks: row numbers int64[n] and points float32[n, components].
+        """
+        base = _faiss().clone_index(self._base)
+        _add(base, blocks)
+        return Codes(self.space, self._empty, _faiss().clone_index(base))  # without spare room
+
+    def with_tail(self, blocks: Iterable[tuple[Numbers, Points]], *, keep: bool) -> Codes:
+        """Return these codes with more rows in the tail, after those in there or in their place."""
+        kept = self._tail if keep else None
+        tail = _faiss().clone_index(self._empty if kept is None else kept)
+        _add(tail, blocks)
+        return Codes(self.space, self._empty, self._base, tail if tail.ntotal else None)
+
+    def search(
+        self, points: Points, probes: int, depth: int, allowed: npt.NDArray[np.uint8] | None = None
+    ) -> tuple[Numbers, Points]:
+        """Return the row numbers of the best candidates, best first, and how far they seem.
+
+        points: float32[n, components] in C order; probes: lists looked into, per part; allowed: a
+        bit a row number, low bit first, of the rows that may be found. result: int64[n, m] with -1
+        where there were no more, float32[n, m], m `depth` or twice that.
+        """
+        faiss = _faiss()
+        parameters = self._parameters(min(probes, self.lists))
+        if allowed is not None:
+            selector = faiss.IDSelectorBitmap(allowed.size, faiss.swig_ptr(allowed))
+            parameters.sel = selector
+        found = [
+            _search(part, points, depth, parameters)
+            for part in (self._base, self._tail)
+            if part is not None and part.ntotal
+        ]
+        if len(found) == 1:
+            return found[0]
+        if not found:
+            nothing = np.empty((len(points), 0))
+            return nothing.astype(np.int64), nothing.astype(np.float32)
+        numbers = np.concatenate([item[0] for item in found], axis=1)
+        distances = np.concatenate([item[1] for item in found], axis=1)
+        distances[numbers < 0] = np.inf
+        order = np.argsort(distances, axis=1, kind="stable")
+        return np.take_along_axis(numbers, order, 1), np.take_along_axis(distances, order, 1)
+
+    def _parameters(self, probes: int) -> Any:
+        faiss = _faiss()
+        if self.space.dimension <= BYTE_CODES_UP_TO:
+            parameters = faiss.IVFSearchParameters()
+        else:
+            parameters = faiss.IVFRaBitQSearchParameters()
+            parameters.qb = _QUERY_BITS
+        parameters.nprobe = probes
+        return parameters
+
+    def base_bytes(self) -> npt.NDArray[np.uint8]:
+        """Return the base in a form that `from_bytes` takes: uint8[n]."""
+        stored: npt.NDArray[np.uint8] = _faiss().serialize_index(self._base)
+        return stored
+
+    @classmethod
+    def from_bytes(cls, space: Space, data: npt.NDArray[np.uint8]) -> Codes:
+        """Return the codes of a stored base. The bytes must be known to be good.
+
+        Raises:
+            ValueError: they are of another shape.
+        """
+        faiss = _faiss()
+        try:
+            base = faiss.deserialize_index(data)
+        except RuntimeError as error:  # what faiss raises for all that it does not like
+            raise ValueError(f"not an index that this faiss reads: {error}") from error
+        by_byte = space.dimension <= BYTE_CODES_UP_TO
+        wanted = faiss.IndexIVFScalarQuantizer if by_byte else faiss.IndexIVFRaBitQ
+        if not isinstance(base, wanted) or base.d != space.components:
+            raise ValueError(f"an index of {base.d} components, not {space.components}")
+        empty = faiss.clone_index(base)
+        empty.reset()
+        return cls(space, faiss.clone_index(empty), base)
+
+
+def _add(index: Any, blocks: Iterable[tuple[Numbers, Points]]) -> None:
+    for numbers, points in blocks:
+        if len(numbers):
+            index.add_with_ids(points, numbers)
+
+
+def _search(part: Any, points: Points, depth: int, parameters: Any) -> tuple[Numbers, Points]:
+    """Search one faiss index, without what its Python wrapper checks at every call."""
+    faiss = _faiss()
+    numbers = np.empty((len(points), depth), np.int64)
+    distances = np.empty((len(points), depth), np.float32)
+    pointer = faiss.swig_ptr
+    part.search_c(
+        len(points), pointer(points), depth, pointer(distances), pointer(numbers), parameters
+    )
+    return numbers, distances
+
+
+def use_threads(count: int) -> None:
+    """Let faiss calls of this thread use so many threads."""
+    _faiss().omp_set_num_threads(count)
+
+
+@cache
+def _faiss() -> Any:
+    return import_module("faiss")  # late: it takes 0.15 s

@@ -1,0 +1,45 @@
+"""The nearest of some candidates: first roughly, in float32, then those that matter exactly."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from dvecdb.search.exact import exact_distances
+from dvecdb.search.kernels import rough_distances
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    from dvecdb.records import Metric
+
+    Numbers = npt.NDArray[np.int64]
+    Distances = npt.NDArray[np.float64]
+
+_SPARE: Final = 3  # rows beyond the limit that are measured exactly: float32 may swap neighbours
+
+
+def nearest_of(
+    rows: npt.NDArray[Any],
+    numbers: Numbers,
+    query: npt.NDArray[np.float32],
+    metric: Metric,
+    limit: int,
+) -> tuple[Numbers, Distances]:
+    """Return the `limit` nearest of `rows` by (distance, number), measured by `exact_distances`.
+
+    rows: of a stored type [m, d]; numbers: int64[m]; query: float32[d]. Rows that are not finite
+    are never found. result: int64[n], float64[n].
+    """
+    if len(rows) > limit + _SPARE:
+        rough = rough_distances(rows.astype(np.float32, copy=False), query, metric)
+        kept = np.argpartition(rough, limit + _SPARE)[: limit + _SPARE]
+        rows, numbers = rows[kept], numbers[kept]
+    distances = exact_distances(rows, query, metric)
+    order = np.lexsort((numbers, distances))[:limit]
+    numbers, distances = numbers[order], distances[order]
+    if len(distances) and not np.isfinite(distances[-1]):
+        finite = np.isfinite(distances)
+        return numbers[finite], distances[finite]
+    return numbers, distances

@@ -1,0 +1,68 @@
+"""The nearest rows of some queries among all rows, block by block, by float32: to tune an index."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dvecdb.records import Metric
+from dvecdb.search.kernels import manhattan_distances
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    from dvecdb.search.ivf import Numbers, Points, Space
+
+
+class Truth:
+    """Collects the nearest rows of `queries`, which are rows themselves and do not count."""
+
+    def __init__(
+        self, space: Space, numbers: Numbers, queries: Points, *, skip: int, count: int
+    ) -> None:
+        """Look for `count` rows a query after the `skip` nearest. queries: float32[q, d]."""
+        self.queries = queries
+        self._space = space
+        self._own = numbers
+        self._skip = skip
+        self._kept = skip + count
+        self._points = space.query_points(queries)
+        self._best = np.full((len(queries), self._kept), np.inf, np.float32)
+        self._rows = np.full((len(queries), self._kept), -1, np.int64)
+
+    def offer(self, numbers: Numbers, points: Points, vectors: npt.NDArray[Any]) -> None:
+        """Consider rows: numbers int64[n], their points and stored vectors."""
+        if not len(numbers) or not len(self.queries):
+            return
+        scores = self._scores(points, vectors)
+        at = np.searchsorted(numbers, self._own)
+        at[at == len(numbers)] = 0
+        own = np.flatnonzero(numbers[at] == self._own)
+        scores[own, at[own]] = np.inf
+        if scores.shape[1] > self._kept:
+            chosen = np.argpartition(scores, self._kept - 1, axis=1)[:, : self._kept]
+            scores = np.take_along_axis(scores, chosen, 1)
+        else:
+            chosen = np.broadcast_to(np.arange(scores.shape[1]), scores.shape)
+        scores = np.concatenate([self._best, scores], axis=1)
+        rows = np.concatenate([self._rows, numbers[chosen]], axis=1)
+        order = np.argsort(scores, axis=1, kind="stable")[:, : self._kept]
+        self._best = np.take_along_axis(scores, order, 1)
+        self._rows = np.take_along_axis(rows, order, 1)
+
+    def _scores(self, points: Points, vectors: npt.NDArray[Any]) -> Points:
+        """Return what sorts as the distances do: float32[q, n]."""
+        if self._space.metric is Metric.MANHATTAN:
+            return manhattan_distances(self.queries, vectors.astype(np.float32))
+        squares = np.einsum("ij,ij->i", points, points)
+        products: Points = self._points @ points.T
+        products *= -2.0
+        products += squares
+        return products
+
+    def nearest(self) -> Numbers:
+        """Return the rows looked for, -1 where there are fewer: int64[q, count]."""
+        rows = self._rows.copy()
+        rows[~np.isfinite(self._best)] = -1
+        return rows[:, self._skip :]
