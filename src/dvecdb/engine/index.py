@@ -46,9 +46,10 @@ class LiveRows:
 class Index:
     """Codes of the rows below `row_end`, those below `base_end` in their shared part.
 
-    apart: rows without a code, which are measured each time; unreadable: rows whose vectors were
-    damaged when they should have got one; both int64, rising. name: of the file, None if only in
-    memory.
+    Rows without a code, both int64, rising: zeros, for cosine, as far from every query; apart,
+    which are measured each time: they were damaged when they should have got one, or are too long
+    for it. apart_before: how many those were when the lists were made. name: of the file, None if
+    only in memory.
     """
 
     codes: Codes
@@ -57,8 +58,9 @@ class Index:
     base_end: int
     row_end: int
     trained_rows: int
+    zeros: Numbers
     apart: Numbers
-    unreadable: Numbers
+    apart_before: int
     name: str | None = None
     _newest: LiveRows | None = None
     _past: dict[int, LiveRows] = field(default_factory=dict)

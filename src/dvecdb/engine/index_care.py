@@ -1,7 +1,7 @@
 """Care of the index: when one is due, publishing it, its file, and how far the work is.
 
 An index is due from `index_rows_min` live rows on, again when the collection has grown fourfold
-since its lists were made, and when most of what it holds is dead. Between that it grows: in small
+since its lists were made, and when most of what it holds is gone. Between that it grows: in small
 steps, of which each publishes another index. Searches take what is published when they begin.
 
 Everything here is derived: what fails is reported and tried again, and no writer waits for it.
@@ -18,7 +18,7 @@ import numpy as np
 
 from dvecdb.clock import NANOSECONDS_PER_SECOND
 from dvecdb.engine.index import Index
-from dvecdb.engine.index_build import build, grow
+from dvecdb.engine.index_build import build, grow, has_outgrown
 from dvecdb.engine.reclaim import drop_index_files
 from dvecdb.engine.storage import write_file
 from dvecdb.formats import names
@@ -31,13 +31,10 @@ from dvecdb.search.ivf import Codes, Space, use_threads
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from dvecdb.engine.rows import View
     from dvecdb.engine.store import Store
     from dvecdb.media.files import Dir, Files
     from dvecdb.records import IndexState, Schema
 
-GROWTH: Final = 4
-"""Times as many rows as its lists were made for, and an index is made anew."""
 _STEP_BYTES: Final = 4 * 1024 * 1024
 _STEP_ROWS_MIN: Final = 64
 _LOOK_SECONDS: Final = 0.25
@@ -94,7 +91,7 @@ def _step(store: Store, stopping: Callable[[], bool]) -> bool:
         if stopping() or store.stopped is not None:
             raise StoppedError
 
-    if index is not None and not _is_outgrown(index, view, visible.lsn, visible.row_limit):
+    if index is not None and not has_outgrown(index, view, visible.row_limit):
         progress.start(visible.row_limit - index.row_end)
         store.index = grow(index, view, store.schema, visible.row_limit, tick)
     else:
@@ -107,12 +104,6 @@ def _step(store: Store, stopping: Callable[[], bool]) -> bool:
         store.index = build(view, store.schema, visible.row_limit, tick)
     _save_if_due(store)
     return True
-
-
-def _is_outgrown(index: Index, view: View, lsn: int, row_limit: int) -> bool:
-    if row_limit >= GROWTH * max(index.trained_rows, 1):
-        return True
-    return 2 * index.live(view, lsn, row_limit).count < index.codes.count
 
 
 def _save_if_due(store: Store) -> bool:
@@ -147,8 +138,8 @@ def _stored(store: Store, index: Index) -> StoredIndex:
     header = IndexHeader(
         schema.dimension, schema.metric, schema.vector_type, index.codes.space.reach,
         index.trained_rows, [(e.probes, e.depth, e.recall) for e in index.curve.efforts],
+        index.zeros[index.zeros < index.base_end].tolist(),
         index.apart[index.apart < index.base_end].tolist(),
-        index.unreadable[index.unreadable < index.base_end].tolist(),
     )  # fmt: skip
     return StoredIndex(
         UUID(manifest.collection_uuid), UUID(manifest.lineage), index.base_end, header,
@@ -208,8 +199,8 @@ def _load(
         raise FormatError("index without efforts")
     return Index(
         codes, Curve(efforts), Cost(codes.count, codes.lists, schema.dimension), stored.row_end,
-        stored.row_end, header.trained_rows, np.array(header.apart, np.int64),
-        np.array(header.unreadable, np.int64), name,
+        stored.row_end, header.trained_rows, np.array(header.zeros, np.int64),
+        np.array(header.apart, np.int64), len(header.apart), name,
     )  # fmt: skip
 
 

@@ -139,6 +139,8 @@ class Nearest:
             return None, "recall 1.0 was asked for"
         if self.schema.metric in {Metric.COSINE, Metric.DOT_PRODUCT} and not query.any():
             return None, "the query is zero: every row is as far"
+        if not index.codes.space.takes_query(query):
+            return None, "the query is too long for the index"
         self._prepare(index)
         if self._count * self.schema.vector_bytes <= _EXACT_BYTES or self._count <= wanted.count:
             few = "live" if self.matching is None else "matching"
@@ -223,26 +225,30 @@ class Nearest:
         why: str,
         effort: Effort,
     ) -> Found:
-        rows, distances, damaged = self._rerank(query, candidates, wanted.count)
+        zeros = self._allowed_of(index.zeros)
+        asked = np.sort(np.concatenate([candidates, zeros[: wanted.count]]))
+        found = self._rerank(query, asked, wanted.count)
+        if found[2] and len(zeros):  # other zeros stand in for those that are damaged
+            asked = np.sort(np.concatenate([candidates, zeros]))
+            found = self._rerank(query, asked, wanted.count)
+        damaged, parts = found[2], [found[:2]]
+        if len(index.apart):
+            asked = self._allowed_of(index.apart)
+            found = self._rerank(query, asked, wanted.count, roughly=False)
+            damaged += found[2]
+            parts.append(found[:2])
         self.lap("rerank")
         self._measured = 0
-        rest = None
-        if index.row_end < self.row_limit or len(index.apart):
+        if index.row_end < self.row_limit:
             nearest = self._top(query, wanted.count)
             damaged += self._offer_from(nearest, index.row_end)
-            self._offer_apart(nearest, index)
-            rest = nearest.result()
-        if len(index.unreadable):
-            damaged += self._allowed_of(index.unreadable).tolist()
-        if rest is not None and len(rest[0]):
-            rows = np.concatenate([rows, rest[0]])
-            distances = np.concatenate([distances, rest[1]])
-            order = np.lexsort((rows, distances))[: wanted.count]
-            rows, distances = rows[order], distances[order]
+            parts.append(nearest.result())
+        rows, distances = map(np.concatenate, zip(*parts, strict=True))
+        order = np.lexsort((rows, distances))[: wanted.count]
         self.lap("measure")
         plan = "index" if self.matching is None else "index, filtered"
         self._explain(plan, why, len(candidates), probes, effort.recall)
-        return Found(rows, distances, self._with_untold(damaged))
+        return Found(rows[order], distances[order], self._with_untold(damaged))
 
     def _allowed_of(self, rows: Numbers) -> Numbers:
         """Return those of the rows of the index that may be found."""
@@ -251,7 +257,12 @@ class Nearest:
         return rows[self._allowed[rows]]
 
     def _rerank(
-        self, query: npt.NDArray[np.float32], candidates: Numbers, count: int
+        self,
+        query: npt.NDArray[np.float32],
+        candidates: Numbers,
+        count: int,
+        *,
+        roughly: bool = True,
     ) -> tuple[Numbers, Distances, list[int]]:
         """Measure candidates, which rise, and return the nearest; and those that are damaged."""
         damaged: list[int] = []
@@ -278,7 +289,9 @@ class Nearest:
             return np.zeros(0, np.int64), np.zeros(0), damaged
         rows = parts[0] if len(parts) == 1 else np.concatenate(parts)
         numbers = kept[0] if len(kept) == 1 else np.concatenate(kept)
-        numbers, distances = nearest_of(rows, numbers, query, self.schema.metric, count)
+        numbers, distances = nearest_of(
+            rows, numbers, query, self.schema.metric, count, roughly=roughly
+        )
         return numbers, distances, damaged
 
     def _take_memory(
@@ -398,14 +411,6 @@ class Nearest:
         lengths = chunk.norms(count)[begin:] if norms else None
         nearest.offer(chunk.vectors[begin:count], chunk.first_row + begin, live, lengths)
         self._measured += int(np.count_nonzero(live))
-
-    def _offer_apart(self, nearest: TopK, index: Index) -> None:
-        """Offer the rows of the index that have no code. They are zero, so the first will do."""
-        rows = self._allowed_of(index.apart)
-        rows = rows[rows < self.row_limit][:10_000]
-        zero = np.zeros((len(rows), self.schema.dimension), self.schema.vector_type.dtype)
-        if len(rows):
-            nearest.offer(zero, 0, None, None, rows)
 
     # --- telling ---
 
