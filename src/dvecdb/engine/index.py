@@ -73,9 +73,10 @@ class Index:
         past = self._past.get(lsn)
         if past is not None:
             return past
-        if newest is None or lsn > newest.lsn:
+        # Only of a state that has all rows of the index the next one follows by what ended.
+        if row_limit >= self.row_end and (newest is None or lsn > newest.lsn):
             self._newest = found = _advance(newest, view, lsn) or live_rows(
-                view, lsn, min(self.row_end, row_limit), self.row_end
+                view, lsn, self.row_end, self.row_end
             )
             return found
         found = live_rows(view, lsn, min(self.row_end, row_limit), self.row_end)
