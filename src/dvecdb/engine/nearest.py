@@ -418,7 +418,9 @@ class Nearest:
         """Return damaged rows, with those of which it cannot be told whether they match."""
         if self.matching is None:
             return sorted(set(damaged))
-        return sorted({*damaged, *self.matching.damaged})
+        untold = {row for row in self.matching.damaged if row < self.row_limit}
+        ends = {row: self.view.end_of(row) for row in untold}
+        return sorted({*damaged, *(row for row, end in ends.items() if not 0 < end <= self.lsn)})
 
     def _start(self) -> None:
         if self.now_ns is not None:
