@@ -142,18 +142,23 @@ def _ends_after(
 class Progress:
     """How far the work on one collection's index is, for `stats`."""
 
-    __slots__ = ("_clock", "_started_ns", "done", "is_building", "to_do")
+    __slots__ = ("_clock", "_kept", "_started_ns", "done", "is_building", "to_do")
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._started_ns = 0
-        self.done = self.to_do = 0
+        self.done = self.to_do = self._kept = 0
         self.is_building = False
 
-    def start(self, rows: int) -> None:
-        """Begin to count."""
+    def start(self, rows: int, kept: int) -> None:
+        """Begin to count so many rows, beside those that are kept as they are."""
         self._started_ns = self._clock.monotonic_ns()
-        self.done, self.to_do, self.is_building = 0, rows, True
+        self.done, self.to_do, self._kept, self.is_building = 0, rows, kept, True
+
+    @property
+    def rows_done(self) -> int:
+        """The rows that are in what is being made."""
+        return self._kept + self.done
 
     def seconds_left(self) -> float | None:
         """Return how long it will go on at this rate, None if that cannot be told yet."""

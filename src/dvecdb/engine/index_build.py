@@ -35,6 +35,7 @@ GROWTH: Final = 4
 """Times as many rows as its lists were made for, and an index is made anew."""
 _APART_MIN: Final = 1_000
 """Rows that may always be measured beside the candidates without making a difference."""
+_BASE_ROWS_MIN: Final = 8_192
 _BLOCK_BYTES: Final = 8 * 1024 * 1024
 _SAMPLE_BYTES_MAX: Final = 96 * 1024 * 1024
 _QUERIES: Final = 128
@@ -136,7 +137,7 @@ def grow(index: Index, view: View, schema: Schema, row_limit: int, tick: Tick) -
     """Return `index` with the rows up to `row_limit`: in the tail, or in the base if many."""
     stored = _stored_end(view, row_limit)
     builder = _Adding(index.codes.space, tick)
-    if stored - index.base_end >= max(8_192, index.base_end // 10):
+    if is_base_behind(index, view, row_limit):
         more = Rows(view, schema, index.base_end, stored)
         codes = index.codes.with_base(builder.add(more))
         rest = Rows(view, schema, stored, row_limit)
@@ -167,6 +168,12 @@ def has_outgrown(index: Index, view: View, row_limit: int) -> bool:
     held = sum(segment.count_below(index.row_end) for segment in view.row_segments)
     held += sum(count for _, count in view.chunks(index.row_end))
     return 2 * held < codes
+
+
+def is_base_behind(index: Index, view: View, row_limit: int) -> bool:
+    """Return whether many rows of the tail lie in segments by now. Cheap."""
+    behind = _stored_end(view, row_limit) - index.base_end
+    return behind >= max(_BASE_ROWS_MIN, index.base_end // 10)
 
 
 def _stored_end(view: View, row_limit: int) -> int:

@@ -18,15 +18,16 @@ import numpy as np
 
 from dvecdb.clock import NANOSECONDS_PER_SECOND
 from dvecdb.engine.index import Index
-from dvecdb.engine.index_build import build, grow, has_outgrown
+from dvecdb.engine.index_build import build, grow, has_outgrown, is_base_behind
 from dvecdb.engine.reclaim import drop_index_files
 from dvecdb.engine.storage import write_file
+from dvecdb.errors import HandleError
 from dvecdb.formats import names
 from dvecdb.formats.framing import FormatError
 from dvecdb.formats.index_file import IndexHeader, StoredIndex, decode_index, encode_index
 from dvecdb.records import Finding, IndexStats
 from dvecdb.search.effort import Cost, Curve, Effort
-from dvecdb.search.ivf import Codes, Space, use_threads
+from dvecdb.search.ivf import Codes, Space, using_threads
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -51,29 +52,42 @@ def is_index_due(store: Store) -> bool:
     if store.stopped is not None or not settings.index_rows_min:
         return False
     row_limit = store.visible.row_limit
+    if row_limit < store.indexing.wanted_from:
+        return False
     if index is None:
-        return row_limit >= max(settings.index_rows_min, store.indexing.wanted_from)
-    return row_limit - index.row_end >= _step_rows(store.schema)
+        return row_limit >= settings.index_rows_min
+    grown = row_limit - index.row_end >= _step_rows(store.schema)
+    return grown or is_base_behind(index, store.view, row_limit)
 
 
 def tend_index(store: Store, stopping: Callable[[], bool] = lambda: False) -> bool:
     """Do one step of what is due; return whether there was one. Raises nothing."""
-    if not is_index_due(store):
-        return _save_if_due(store)
     with store.indexing.lock:
         try:
-            return _step(store, stopping)
+            return _step(store, stopping) if is_index_due(store) else _save_if_due(store)
         except StoppedError:
             return False
-        except Exception as error:  # noqa: BLE001  # it is derived, and the collection answers without it
-            store.indexing.wanted_from = 2 * store.visible.row_limit
-            message = f"the index could not be made ({error!r}); searches measure every row"
-            store.report(Finding(_FAILED, store.name, f"{store.name} index", message))
+        except HandleError as error:  # another process has the right to write now
+            store.stop_writes(error)
+            return False
+        except Exception as error:  # noqa: BLE001  # it is derived: the collection answers without
+            _note_failure(store, error)
             return False
         finally:
             store.indexing.progress.is_building = False
             with store.indexing.changed:
                 store.indexing.changed.notify_all()
+
+
+def _note_failure(store: Store, error: Exception) -> None:
+    """Report it once, and let some more rows come before it is tried again."""
+    row_limit = store.visible.row_limit
+    store.indexing.wanted_from = row_limit + max(_step_rows(store.schema), row_limit // 4)
+    message = (
+        f"the index could not be made ({error!r}); rows without one are all measured, and it is "
+        "tried again when there are more"
+    )
+    store.report(Finding(_FAILED, store.name, f"{store.name} index", message))
 
 
 def _step_rows(schema: Schema) -> int:
@@ -84,7 +98,6 @@ def _step(store: Store, stopping: Callable[[], bool]) -> bool:
     visible = store.visible  # first: the view is then at least as new
     view, index, progress = store.view, store.index, store.indexing.progress
     settings = store.environment.settings
-    use_threads(os.cpu_count() or 1)
 
     def tick(done: int) -> None:
         progress.done = done
@@ -92,16 +105,19 @@ def _step(store: Store, stopping: Callable[[], bool]) -> bool:
             raise StoppedError
 
     if index is not None and not has_outgrown(index, view, visible.row_limit):
-        progress.start(visible.row_limit - index.row_end)
-        store.index = grow(index, view, store.schema, visible.row_limit, tick)
+        progress.start(visible.row_limit - index.row_end, index.row_end)
+        with using_threads(os.cpu_count() or 1):
+            store.index = grow(index, view, store.schema, visible.row_limit, tick)
     else:
         live = view.count(visible.lsn, visible.row_limit)
         if live < settings.index_rows_min:
             store.indexing.wanted_from = visible.row_limit + settings.index_rows_min - live
             store.index = None
             return False
-        progress.start(visible.row_limit)
-        store.index = build(view, store.schema, visible.row_limit, tick)
+        progress.start(visible.row_limit, 0)
+        with using_threads(os.cpu_count() or 1):
+            store.index = build(view, store.schema, visible.row_limit, tick)
+    store.environment.findings.forget(store.name, _FAILED)
     _save_if_due(store)
     return True
 
@@ -123,6 +139,7 @@ def _save_if_due(store: Store) -> bool:
 def _save(store: Store, index: Index) -> bool:
     if store.stopped is not None:
         return False
+    store.environment.check_right()
     with contextlib.suppress(OSError):  # it stays in memory, and is tried again with the next one
         name = names.index_name(index.base_end, store.environment.new_uuid().hex[:8])
         stored = _stored(store, index)
@@ -159,7 +176,7 @@ def load_index(
     """Return the stored index that covers the most, or None if none fits.
 
     identity: collection uuid and lineage; row_end: of the rows in segments. What is damaged, or of
-    another collection, lineage or shape, is left alone and not used: it is made again.
+    another collection, lineage or shape, is not used: it is made again. Raises `OSError`.
     """
     best: Index | None = None
     for name in files.list_names(derived):
@@ -168,9 +185,11 @@ def load_index(
             continue
         try:
             found = _load(files, derived, name, schema, identity)
+            if found is not None and found.row_end != end:
+                raise FormatError(f"index of rows up to {found.row_end}")
         except FileNotFoundError:
             continue  # a writer beside us replaced it meanwhile
-        except (OSError, FormatError, ValueError) as error:
+        except Exception as error:  # noqa: BLE001  # whatever is in it, it never stops a start
             where = f"derived/{name}"
             report(Finding("derived-damaged", collection, where, f"{where}: {error}; rebuilt"))
             continue
@@ -211,7 +230,7 @@ def index_stats(store: Store) -> IndexStats:
     covered = 0 if index is None else index.row_end
     if progress.is_building:
         return IndexStats(
-            "building", covered + progress.done * (index is not None), row_limit - covered,
+            "building", progress.rows_done, max(row_limit - progress.rows_done, 0),
             progress.seconds_left(), 0 if index is None else index.codes.lists,
             0 if index is None else index.codes.size_bytes,
         )  # fmt: skip

@@ -20,6 +20,7 @@ is searched. Growing returns another that shares the large part.
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
@@ -31,7 +32,7 @@ from dvecdb.records import Metric
 from dvecdb.search.kernels import row_norms
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     import numpy.typing as npt
 
@@ -263,6 +264,17 @@ def _search(part: Any, points: Points, depth: int, parameters: Any) -> tuple[Num
 def use_threads(count: int) -> None:
     """Let faiss calls of this thread use so many threads."""
     _faiss().omp_set_num_threads(count)
+
+
+@contextmanager
+def using_threads(count: int) -> Iterator[None]:
+    """Let faiss calls of this thread use so many threads inside; it may be a caller's."""
+    before = _faiss().omp_get_max_threads()
+    use_threads(count)
+    try:
+        yield
+    finally:
+        use_threads(before)
 
 
 @cache
