@@ -1,0 +1,262 @@
+"""Searches through an index against the oracle: any writes, flushes, compactions and restarts.
+
+The index takes part from a few hundred rows on, and everything about it is small: its steps, its
+lists, its base. A search of recall 1.0 equals the oracle. Any other finds nearly all of what it
+should, nothing that is not live at its LSN, and every distance is that of the oracle, bit by bit.
+Then the same over engines that are broken on purpose.
+"""
+
+from dataclasses import dataclass, field, replace
+from random import Random
+
+import numpy as np
+import pytest
+
+from dvecdb import Database, Settings
+from dvecdb.engine import compaction, index, index_build, index_care, nearest
+from dvecdb.records import Metric, Schema, VectorType
+from dvecdb.search import ivf, rerank
+from dvecdb.search.exact import exact_distances
+from dvecdb.testing.clocks import ManualClock
+from dvecdb.testing.disk import MemoryDisk
+from dvecdb.testing.model import Mismatch, expect
+
+SETTINGS = Settings(
+    bulk_bytes=40_000, flush_bytes=30_000, flush_commits=12, merge_bytes=400_000, merge_count=2,
+    wal_reserve_bytes=16_384, wal_extend_bytes=1, ballast_bytes=0, low_water_bytes=0,
+    idle_marker_ms=0, history_hours=1, settle_seconds=0, guard_percent=100, index_rows_min=200,
+)  # fmt: skip
+IDS, STEPS, GROUPS = 900, 36, 6
+DIMENSIONS = (1, 2, 8, 24, 128, 129, 130)
+HOUR = 3_600
+RECALL_MIN = 0.9
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch):
+    monkeypatch.setattr(nearest, "_EXACT_BYTES", 0)
+    monkeypatch.setattr(index_care, "_STEP_BYTES", 1)
+    monkeypatch.setattr(index_build, "_BASE_ROWS_MIN", 100)
+    monkeypatch.setattr(ivf, "ROWS_PER_LIST", 60)
+
+
+@dataclass
+class World:
+    """A collection and, for every LSN, what it must hold: rows by id, in the order of writing."""
+
+    schema: Schema
+    rng: Random
+    disk: MemoryDisk = field(default_factory=MemoryDisk)
+    clock: ManualClock = field(default_factory=ManualClock)
+    states: dict[int, dict[str, tuple]] = field(default_factory=lambda: {0: {}})
+    lsn: int = 0
+    recalls: list[float] = field(default_factory=list)
+    plans: list[str] = field(default_factory=list)
+    held: list = field(default_factory=list)
+
+    def __post_init__(self):
+        self.numbers = np.random.default_rng(self.rng.getrandbits(32))
+        size = (12, self.schema.dimension)
+        self.centres = self.numbers.standard_normal(size) * (1 if self.rng.random() < 0.5 else 4)
+        self.open()
+        self.docs = self.db.create_collection(
+            "docs", dimension=self.schema.dimension, metric=self.schema.metric,
+            vector_type=self.schema.vector_type,
+        )  # fmt: skip
+
+    def open(self):
+        self.db = Database(
+            "data", files=self.disk, clock=self.clock, settings=SETTINGS, background=False
+        )
+
+    def vectors(self, count):
+        """Rows around the centres, some of them equal, zero, long or short."""
+        near = self.centres[self.numbers.integers(12, size=count)]
+        rows = near + 0.4 * self.numbers.standard_normal(near.shape)
+        odd = self.rng.random()
+        if odd < 0.2:
+            rows[: count // 5] = 0
+        elif odd < 0.4:
+            rows[: count // 5] = rows[0]
+        elif odd < 0.5 and self.schema.vector_type is VectorType.FLOAT32:
+            rows[:1] *= 1e22
+            rows[1:2] *= 1e-22
+        if self.schema.vector_type is VectorType.INT8:
+            rows = np.clip(np.rint(rows * 20), -128, 127)
+        return rows.astype(self.schema.vector_type.dtype)
+
+    def upsert(self):
+        count = self.rng.choice([1, 20, 60, 130])
+        ids = [f"id {number}" for number in self.rng.sample(range(IDS), count)]
+        vectors = self.vectors(count)
+        groups = [self.rng.randrange(GROUPS) for _ in ids]
+        commit = self.docs.upsert(ids, vectors, [{"g": group} for group in groups])
+        rows = dict(self.states[self.lsn])
+        for text, vector, group in zip(ids, vectors, groups, strict=True):
+            rows.pop(text, None)
+            rows[text] = (vector, group)
+        self.acknowledge(commit.lsn, rows)
+
+    def delete(self):
+        rows = dict(self.states[self.lsn])
+        ids = self.rng.sample(sorted(rows), min(len(rows), self.rng.choice([1, 30, 150])))
+        if ids:
+            commit = self.docs.delete(ids)
+            for text in ids:
+                del rows[text]
+            self.acknowledge(commit.lsn, rows)
+
+    def acknowledge(self, lsn, rows):
+        self.lsn = int(lsn)
+        self.states[self.lsn] = rows
+        self.clock.advance(60)
+
+    def care(self):
+        match self.rng.randrange(6):
+            case 0:
+                self.held = []
+                self.db.close()
+                self.open()
+                self.docs = self.db.collection("docs")
+            case 1:
+                self.clock.advance(2 * HOUR)
+                self.docs.flush()
+            case 2 | 3:
+                self.docs.flush()
+            case 4:
+                self.held = [*self.held[-3:], (self.docs.snapshot(), self.lsn)]
+        if self.rng.random() < 0.3:
+            self.docs.wait_for_index(5)
+
+    def check(self):
+        """Compare searches of now, of the past and of a held snapshot."""
+        self.search(self.docs.snapshot(), self.lsn)
+        first = self.docs.stats().horizon_lsn
+        past = self.rng.choice([lsn for lsn in self.states if lsn >= first])
+        self.search(self.docs.snapshot(as_of=past), past)
+        for snapshot, lsn in self.held[-1:]:
+            self.search(snapshot, lsn)
+        self.search(self.docs.snapshot(), self.lsn)
+
+    def search(self, snapshot, lsn):
+        query = self.vectors(1)[0].astype(np.float32)
+        if self.schema.vector_type is not VectorType.INT8:
+            query = query + np.float32(0.01)
+        where = {"g": self.rng.randrange(GROUPS)} if self.rng.random() < 0.4 else None
+        limit = self.rng.choice([1, 10, 10, 10, 40])
+        rows = {
+            text: vector
+            for text, (vector, group) in self.states[lsn].items()
+            if where is None or group == where["g"]
+        }
+        ids = list(rows)
+        stored = np.array(list(rows.values())).reshape(len(ids), self.schema.dimension)
+        measured = exact_distances(stored, query, self.schema.metric)
+        order = np.lexsort((np.arange(len(ids)), measured))[:limit]
+        wanted = [(ids[number], measured[number]) for number in order.tolist()]
+        exact = snapshot.search(query, limit=limit, where=where, recall=1.0)
+        expect([(hit.id, hit.distance) for hit in exact] == wanted, f"exact at {lsn}")
+        hits = snapshot.search(query, limit=limit, where=where, explain=True)
+        self.plans.append(hits.explained.plan)
+        places = {text: place for place, text in enumerate(ids)}
+        found = []
+        for hit in hits:
+            expect(hit.id in places, f"{hit.id} is not live at {lsn}, or does not match")
+            expect(hit.distance == measured[places[hit.id]], f"distance of {hit.id}")
+            found.append((hit.distance, places[hit.id]))
+        expect(found == sorted(set(found)), "not in order, or twice")
+        expect(len(hits) == len(wanted), f"{len(hits)} hits of {len(wanted)}")
+        if wanted and hits.explained.plan != "exact":
+            farthest = wanted[-1][1]
+            self.recalls.append(sum(hit.distance <= farthest for hit in hits) / len(wanted))
+
+    def run(self):
+        for step in range(STEPS):
+            self.upsert() if step < 6 or self.rng.random() < 0.7 else self.delete()
+            self.care()
+            self.check()
+        expect(not self.db.findings(), f"{self.db.findings()}")
+        self.held = []
+        self.db.close()
+
+
+CASES = [
+    Schema(DIMENSIONS[number % len(DIMENSIONS)], metric, vector_type)
+    for number, (metric, vector_type) in enumerate(
+        (metric, vector_type) for metric in Metric for vector_type in VectorType
+    )
+]
+
+
+@pytest.mark.parametrize(
+    "schema", CASES, ids=lambda case: f"{case.metric}-{case.vector_type}-{case.dimension}"
+)
+def test_any_history_is_searched_as_the_oracle_does(schema):
+    world = World(schema, Random(f"{schema}"))
+    world.run()
+    through = [plan for plan in world.plans if plan != "exact"]
+    print(f"{len(world.plans)} searches, {len(through)} through the index")
+    print(f"recall {np.mean(world.recalls):.4f}")
+    assert len(through) > len(world.plans) // 3
+    assert "index, filtered" in through
+    assert np.mean(world.recalls) >= RECALL_MIN
+
+
+# --- controls: each breaks one rule, and must be caught ------------------------------------------
+
+
+def unchanged(newest, view, lsn):
+    """What ended since is forgotten."""
+    return None if newest is None else replace(newest, lsn=lsn)
+
+
+def everything(view, lsn, limit, size):
+    """All rows are alive, born or not."""
+    return index.LiveRows(lsn, size, None, None)
+
+
+def in_half(rows, query, metric):
+    """Distances are not measured in double precision."""
+    with np.errstate(over="ignore"):
+        return exact_distances(rows.astype(np.float16), query, metric)
+
+
+def nothing(*_):
+    """Rows that the index does not cover are not measured."""
+    return []
+
+
+def put_all(allowed, source, mask):
+    """Every row matches."""
+    allowed[source.rows_at(np.arange(len(mask)))] = True
+
+
+BROKEN = {
+    "the dead stay": (index, "_advance", unchanged),
+    "the unborn are there": (index, "live_rows", everything),
+    "distances are rough": (rerank, "exact_distances", in_half),
+    "new rows are not measured": (nearest.Nearest, "_offer_from", nothing),
+    "filters are forgotten": (nearest.Nearest, "_put", staticmethod(put_all)),
+}
+
+
+@pytest.mark.parametrize("what", BROKEN)
+def test_broken_search_is_noticed(what, monkeypatch):
+    monkeypatch.setattr(*BROKEN[what])
+    world = World(Schema(24, Metric.EUCLIDEAN, VectorType.FLOAT32), Random(what))
+    with pytest.raises(Mismatch):
+        world.run()
+
+
+def test_compaction_drops_rows_of_the_index(monkeypatch):
+    """The histories above are only worth something if rows do go."""
+    dropped = []
+    swap = compaction._swap
+
+    def noted(store, picked, gathered):
+        dropped.append(len(gathered.dropped) * (store.index is not None))
+        swap(store, picked, gathered)
+
+    monkeypatch.setattr(compaction, "_swap", noted)
+    World(Schema(8, Metric.COSINE, VectorType.FLOAT32), Random("dropped")).run()
+    assert sum(dropped) > 100
