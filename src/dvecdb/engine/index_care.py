@@ -65,10 +65,7 @@ def tend_index(store: Store, stopping: Callable[[], bool] = lambda: False) -> bo
     with store.indexing.lock:
         try:
             return _step(store, stopping) if is_index_due(store) else _save_if_due(store)
-        except StoppedError:
-            return False
-        except HandleError as error:  # another process has the right to write now
-            store.stop_writes(error)
+        except (StoppedError, HandleError):  # fenced off: the next commit will say so
             return False
         except Exception as error:  # noqa: BLE001  # it is derived: the collection answers without
             _note_failure(store, error)
