@@ -23,6 +23,7 @@ from dvecdb.formats import segment_file as sf
 from dvecdb.formats.batch import Batch, BulkReference, batch_tag, encode_batch
 from dvecdb.formats.columns import encode_document, encode_texts
 from dvecdb.formats.framing import encode_sections, tag_of
+from dvecdb.formats.index_file import IndexHeader, StoredIndex, encode_index
 from dvecdb.formats.lookup_file import LookupTable, encode_lookup, hash_ids
 from dvecdb.formats.manifest_file import (
     BackupFile,
@@ -168,6 +169,15 @@ def lookup_table() -> LookupTable:
     return LookupTable(
         COLLECTION_UUID, LINEAGE, 100, 104, hashes[order], (order + 100).astype(np.uint64)
     )
+
+
+def stored_index() -> StoredIndex:
+    """An index whose codes are no index: what faiss writes is its own affair."""
+    header = IndexHeader(
+        dimension=2, metric="dot_product", vector_type="float16", reach=1.5, trained_rows=90,
+        efforts=[(1, 16, 0.75), (4, 800, 1.0)], zeros=[], apart=[7, 99],
+    )  # fmt: skip
+    return StoredIndex(COLLECTION_UUID, LINEAGE, 100, header, np.arange(40, dtype=np.uint8))
 
 
 VECTORS = np.array([[0.5, -1.25], [3.0, 1e-3]], np.float32)
@@ -389,6 +399,7 @@ def golden_files():
         "backup.json": seal_json(backup_file()),
         "verification.json": seal_json(verification_file()),
         "lookup.idx": b"".join(map(bytes, encode_lookup(lookup_table()))),
+        "index.ivf": b"".join(map(bytes, encode_index(stored_index()))),
         "LOCK": _encode(lock_content()),
         "key.json": seal_json(key_file()),
         "revocation.json": seal_json(revocation_file()),

@@ -12,6 +12,7 @@ from dvecdb.engine.lock import LockContent
 from dvecdb.formats import (
     batch,
     framing,
+    index_file,
     lookup_file,
     manifest_file,
     segment_file,
@@ -23,13 +24,14 @@ PAGES = Path(__file__).parents[2] / "docs" / "format"
 TEXT = "\n".join(path.read_text() for path in sorted(PAGES.glob("*.md")))
 MODULES = {
     module.__name__.rpartition(".")[2]: module
-    for module in (batch, framing, lookup_file, segment_file, wal_record)
+    for module in (batch, framing, index_file, lookup_file, segment_file, wal_record)
 }
 LAYOUTS = {  # docstring table -> the structure that packs it, and the size of the whole
     ("wal_record", 0): (wal_record._FILE_HEADER, wal_record.FILE_HEADER_SIZE),
     ("wal_record", 1): (wal_record._HEAD, wal_record.HEAD_SIZE),
     ("segment_file", 0): (segment_file._HEAD, segment_file.HEAD_SIZE),
     ("lookup_file", 0): (lookup_file._HEAD, None),
+    ("index_file", 0): (index_file._HEAD, None),
     ("framing", 0): (framing._SECTIONS_HEAD, None),
 }
 COLUMNS = (0, 8, 14, 31)  # of an offset table in a docstring
@@ -130,6 +132,7 @@ STRUCTS = [
     manifest_file.BackupFile,
     manifest_file.VerificationFile,
     LockContent,
+    index_file.IndexHeader,
     server_file.KeyFile,
     server_file.RevocationFile,
     server_file.TaskStartFile,

@@ -16,6 +16,7 @@ from dvecdb.formats.batch import batch_tag, decode_batch
 from dvecdb.formats.columns import block_checksums, block_rows
 from dvecdb.formats.describe import companion, describe
 from dvecdb.formats.framing import decode_sections, digest, tag_of
+from dvecdb.formats.index_file import decode_index
 from dvecdb.formats.lookup_file import decode_lookup, encode_lookup
 from dvecdb.formats.manifest_file import (
     decode_backup_file,
@@ -164,6 +165,15 @@ def test_the_golden_lookup_decodes_to_the_same_values():
     assert b"".join(map(bytes, encode_lookup(found))) == golden("lookup.idx")
     assert sorted(found.rows.tolist()) == [100, 101, 102, 103]
     assert (found.first_row, found.row_end) == (100, 104)
+
+
+def test_the_golden_index_decodes_to_the_same_values():
+    found, made = decode_index(memoryview(golden("index.ivf"))), make.stored_index()
+    assert (found.collection_uuid, found.lineage, found.row_end) == (
+        made.collection_uuid, made.lineage, made.row_end,
+    )  # fmt: skip
+    assert found.header == made.header
+    assert found.codes.tolist() == made.codes.tolist()
 
 
 def test_the_golden_lock_says_who_wrote_it():

@@ -31,6 +31,7 @@ from dvecdb.formats.framing import (
     digest,
     encode_sections,
 )
+from dvecdb.formats.index_file import decode_index
 from dvecdb.formats.lookup_file import decode_lookup
 from dvecdb.formats.manifest_file import (
     decode_backup_file,
@@ -204,6 +205,7 @@ DECODERS = {
     "segment head": sf.decode_head,
     "descriptor": sf.decode_descriptor,
     "lookup": lambda data: decode_lookup(memoryview(data)),
+    "index": lambda data: decode_index(memoryview(data)),
     "json": open_json,
     "manifest": decode_manifest,
     "collection": decode_collection_file,

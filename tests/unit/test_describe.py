@@ -7,6 +7,7 @@ import msgspec
 import pytest
 from tests.golden import make, trees
 
+from dvecdb.cli.dump import is_damaged
 from dvecdb.formats.batch import batch_tag, encode_batch
 from dvecdb.formats.describe import companion, describe, text_lines
 from dvecdb.formats.framing import decode_sections, encode_sections
@@ -234,6 +235,20 @@ def test_a_lookup_is_shown_or_said_to_be_rebuilt():
     damaged = bytearray(golden("lookup.idx"))
     damaged[70] ^= 1
     assert "rebuilt" in shown(bytes(damaged))[0]["damaged"]
+
+
+def test_an_index_is_shown_or_said_to_be_rebuilt():
+    described, text = shown(golden("index.ivf"), "index.ivf")
+    assert described["rows"] == {"first": 0, "end": 100}
+    assert described["efforts"]["first"][1] == {"probes": 4, "depth": 800, "recall": 1.0}
+    assert (described["apart"]["first"], described["codes_bytes"]) == ([7, 99], 40)
+    assert "trained rows: 90" in text
+    for offset in (0, 5, 70, 130, len(golden("index.ivf")) - 1):
+        damaged = bytearray(golden("index.ivf"))
+        damaged[offset] ^= 1
+        described, _ = shown(bytes(damaged), f"index-{100:016d}-0123abcd.ivf")
+        assert "rebuilt" in described["damaged"]
+        assert is_damaged(described)
 
 
 def test_a_lock_is_shown_even_if_it_is_damaged():

@@ -18,6 +18,7 @@ from dvecdb.formats.describe_log import describe_cut_tail, describe_log
 from dvecdb.formats.describe_segment import describe_segment, describe_vectors
 from dvecdb.formats.describe_values import Described, Value, hexed, sample, text_of
 from dvecdb.formats.framing import FormatError
+from dvecdb.formats.index_file import decode_index
 from dvecdb.formats.lookup_file import decode_lookup
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from dvecdb.formats.framing import Buffer
 
 _CUT_TAIL: Final = re.compile(r"\d{10}-\d{16}\.wal-\d+\.bin")
-_MAGICS: Final = {b"dvWL": "log", b"dvSG": "segment", b"dvLK": "lookup"}
+_MAGICS: Final = {b"dvWL": "log", b"dvSG": "segment", b"dvLK": "lookup", b"dvIX": "index"}
 _LOOKUP_HEAD_BYTES: Final = 64
 
 
@@ -56,6 +57,8 @@ def describe(
         return describe_vectors(view, others.get(sf.RECORDS_NAME), vectors)
     if kind == "lookup":
         return describe_lookup(view)
+    if kind == "index":
+        return describe_index(view)
     if kind == "lock":
         return describe_lock(view)
     if kind == "audit":
@@ -84,6 +87,8 @@ def _kind(view: memoryview, name: str) -> str:
         return "segment"
     if names.parse_lookup_name(name) is not None:
         return "lookup"
+    if names.parse_index_name(name) is not None:
+        return "index"
     if bytes(view[:1]) == b"{":
         return "lock" if bytes(view[:10]) == b'{"dvecdb":' else "json"
     return "json" if name.endswith(".json") else "unknown"
@@ -104,6 +109,31 @@ def describe_lookup(data: memoryview) -> Described:
     pairs = zip(table.hashes[:5].tolist(), table.rows[:5].tolist(), strict=True)
     entries = [{"hash": hexed(number), "row": row} for number, row in pairs]
     described["entries"] = {**sample(entries), "count": len(table.hashes)}
+    return described
+
+
+def describe_index(data: memoryview) -> Described:
+    """Return what an index file covers, but for the codes, which only faiss can read."""
+    described: Described = {"kind": "index", "size_bytes": len(data), "derived": True}
+    try:
+        index = decode_index(data)
+    except FormatError as error:
+        described["damaged"] = f"{error}; it is rebuilt from the segments"
+        return described
+    header = index.header
+    described["collection_uuid"] = str(index.collection_uuid)
+    described["lineage"] = str(index.lineage)
+    described["rows"] = {"first": 0, "end": index.row_end}
+    described["dimension"], described["metric"] = header.dimension, header.metric
+    described["vector_type"], described["reach"] = header.vector_type, header.reach
+    described["trained_rows"] = header.trained_rows
+    efforts = [
+        {"probes": probes, "depth": depth, "recall": recall}
+        for probes, depth, recall in header.efforts
+    ]
+    described["efforts"] = sample(efforts, len(efforts))
+    described["zeros"], described["apart"] = sample(header.zeros), sample(header.apart)
+    described["codes_bytes"] = len(index.codes)
     return described
 
 

@@ -96,7 +96,7 @@ def decode_index(data: memoryview) -> StoredIndex:
     start = _HEAD.size
     try:
         header = msgspec.json.decode(data[start : start + size], type=IndexHeader)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise FormatError(f"index header: {error}") from error
     stored = np.frombuffer(data[start + size : start + size + codes], np.uint8)
     return StoredIndex(UUID(bytes=collection), UUID(bytes=lineage), row_end, header, stored)
