@@ -319,10 +319,18 @@ class Collection:
         return view.hlc(horizon) + 999 if horizon else self._store.created_ns
 
     def get(
-        self, ids: Sequence[str], *, as_of: AsOf | None = None, with_vectors: bool = True
+        self,
+        ids: Sequence[str],
+        *,
+        where: Mapping[str, Json] | None = None,
+        as_of: AsOf | None = None,
+        with_vectors: bool = True,
     ) -> list[Record | None]:
-        """Return the records of `ids` in order, None for those that do not exist."""
-        return self.snapshot(as_of=as_of).get(ids, with_vectors=with_vectors)
+        """Return the records of `ids` in order, None for those that do not exist.
+
+        where: those that do not match are None too.
+        """
+        return self.snapshot(as_of=as_of).get(ids, where=where, with_vectors=with_vectors)
 
     def search(
         self,
@@ -336,15 +344,21 @@ class Collection:
     ) -> Hits:
         """Return the `limit` nearest records, exactly, best first. query: [dimension], finite.
 
-        where: only records whose metadata has these top-level fields with these values.
+        where: only records that match, a filter as an equality map or a tree (`search.filters`).
         """
         return self.snapshot(as_of=as_of).search(
             query, limit=limit, where=where, with_metadata=with_metadata, on_damage=on_damage
         )
 
-    def scan(self, *, as_of: AsOf | None = None, with_vectors: bool = False) -> Iterator[Record]:
-        """Yield every record of one consistent state, in row order."""
-        return self.snapshot(as_of=as_of).scan(with_vectors=with_vectors)
+    def scan(
+        self,
+        *,
+        where: Mapping[str, Json] | None = None,
+        as_of: AsOf | None = None,
+        with_vectors: bool = False,
+    ) -> Iterator[Record]:
+        """Yield every record of one consistent state that matches `where`, in row order."""
+        return self.snapshot(as_of=as_of).scan(where=where, with_vectors=with_vectors)
 
     def scroll(
         self,

@@ -60,24 +60,34 @@ class Snapshot:
 
     # --- by id ---
 
-    def get(self, ids: Sequence[str], *, with_vectors: bool = True) -> list[Record | None]:
+    def get(
+        self,
+        ids: Sequence[str],
+        *,
+        where: Mapping[str, Json] | None = None,
+        with_vectors: bool = True,
+    ) -> list[Record | None]:
         """Return the records of `ids` in order, None for those that do not exist.
 
+        where: those that do not match are None too.
+
         Raises:
-            InvalidRequestError: `invalid-id`.
+            InvalidRequestError: `invalid-id`, `invalid-argument`, `invalid-filter`.
             DamagedDataError: `damaged-data`, names the ids that cannot be read.
         """
         if isinstance(ids, str):
             raise InvalidRequestError(
                 Code.INVALID_ARGUMENT, "ids: expected a list of ids, found text"
             )
+        parsed = parse_filter(where)
         wanted = canonical_ids(list(ids))
         rows = np.array(self._view.find(wanted, self.lsn, self._row_limit), dtype=np.int64)
         present = np.flatnonzero(rows >= 0)
         records = self._records(rows[present], with_vectors=with_vectors)
         result: list[Record | None] = [None] * len(wanted)
         for position, record in zip(present.tolist(), records, strict=True):
-            result[position] = record
+            if parsed is None or parsed.matches(record.metadata, record.id):
+                result[position] = record
         return result
 
     def _records(self, rows: npt.NDArray[np.int64], *, with_vectors: bool) -> list[Record]:
@@ -156,12 +166,13 @@ class Snapshot:
     ) -> Hits:
         """Return the `limit` nearest records, exactly, nearest first, ties by row.
 
-        query: [dimension], finite; where: only records whose metadata has these top-level fields
-        with these values (`search.filters`). With `on_damage="exclude"` records whose bytes are
+        query: [dimension], finite; where: only records that match this filter, an equality map or
+        a tree of conditions (`search.filters`). With `on_damage="exclude"` records whose bytes are
         damaged are left out and listed in `Hits.excluded`.
 
         Raises:
-            InvalidRequestError: `wrong-dimension`, `not-finite`, `invalid-argument`.
+            InvalidRequestError: `wrong-dimension`, `not-finite`, `invalid-argument`,
+                `invalid-filter`.
             DamagedDataError: `damaged-data`, names the ids that cannot be read.
         """
         check_whole("limit", limit, 1, LIMIT_MAX)
@@ -192,20 +203,22 @@ class Snapshot:
 
     def _matching(self, where: Mapping[str, Json] | None) -> Matching | None:
         parsed = parse_filter(where)
-        return None if parsed is None else Matching(self._view, parsed)
+        if parsed is None:
+            return None
+        return Matching(self._view, parsed, self.lsn, self._row_limit)
 
     def _offer_segment(
         self, nearest: TopK, segment: Segment, damaged: list[int], matching: Matching | None
     ) -> None:
         total = segment.count_below(self._row_limit)
         step = max(1, _SEARCH_BLOCK_BYTES // self._schema.vector_bytes)
+        matched = None if matching is None else matching.mask(segment, total)
         for start in range(0, total, step):
             end = min(start + step, total)
             live = live_mask(segment.ends[start:end], self.lsn) if segment.ended_count else None
-            if matching is not None:
-                live = np.ones(end - start, dtype=np.bool_) if live is None else live
-                asked = np.flatnonzero(live)
-                live[asked] = matching.select(segment, asked + start)
+            if matched is not None:
+                own = matched[start:end]
+                live = own.copy() if live is None else live & own
                 if not live.any():
                     continue
             bad = segment.unreadable_vectors(start, end)
@@ -232,8 +245,7 @@ class Snapshot:
     ) -> None:
         live = live_mask(chunk.ends[:count], self.lsn)
         if matching is not None:
-            asked = np.flatnonzero(live)
-            live[asked] = matching.select(chunk, asked)
+            live &= matching.mask(chunk, count)
         lost = [row for memtable in self._view.memtables for row in memtable.lost_vectors]
         for row in lost:
             if chunk.first_row <= row < chunk.first_row + count and live[row - chunk.first_row]:
@@ -314,7 +326,7 @@ class Snapshot:
         """Return the number of records, or of those that match `where`.
 
         Raises:
-            InvalidRequestError: `invalid-argument`.
+            InvalidRequestError: `invalid-argument`, `invalid-filter`.
             DamagedDataError: `damaged-data`, names the ids that may or may not match.
         """
         matching = self._matching(where)
@@ -333,7 +345,7 @@ class Snapshot:
         """Return the ids of all records, or of those that match `where`, in row order.
 
         Raises:
-            InvalidRequestError: `invalid-argument`.
+            InvalidRequestError: `invalid-argument`, `invalid-filter`.
             DamagedDataError: `damaged-data`, ids or metadata that cannot be read.
         """
         matching = self._matching(where)
@@ -341,13 +353,20 @@ class Snapshot:
         self._refuse_untold(matching)
         return ids_of(self._view, np.concatenate(found)) if found else []
 
-    def scan(self, *, with_vectors: bool = False) -> Iterator[Record]:
-        """Yield every record in row order.
+    def scan(
+        self, *, where: Mapping[str, Json] | None = None, with_vectors: bool = False
+    ) -> Iterator[Record]:
+        """Return every record, or those that match `where`, in row order, as they are asked for.
 
         Raises:
+            InvalidRequestError: `invalid-argument`, `invalid-filter`.
             DamagedDataError: `damaged-data`, names the ids that cannot be read.
         """
-        for rows in self._live_rows(0):
+        return self._scan(self._matching(where), with_vectors=with_vectors)
+
+    def _scan(self, matching: Matching | None, *, with_vectors: bool) -> Iterator[Record]:
+        for rows in self._live_rows(0, matching):
+            self._refuse_untold(matching)
             for start in range(0, len(rows), _SCAN_ROWS):
                 yield from self._records(
                     rows[start : start + _SCAN_ROWS], with_vectors=with_vectors
@@ -366,7 +385,7 @@ class Snapshot:
         where: only records that match, as in `search`.
 
         Raises:
-            InvalidRequestError: `invalid-argument`.
+            InvalidRequestError: `invalid-argument`, `invalid-filter`.
             DamagedDataError: `damaged-data`.
         """
         check_whole("limit", limit, 1, LIMIT_MAX)
@@ -400,11 +419,16 @@ class Snapshot:
             skip = source.count_below(first)
             if skip >= count:
                 continue
-            live = np.flatnonzero(live_mask(source.ends[skip:count], self.lsn)) + skip
-            if matching is None:
+            mask = live_mask(source.ends[skip:count], self.lsn)
+            matched = None if matching is None else matching.whole_mask(source, count)
+            if matched is not None:
+                mask &= matched[skip:]
+            live = np.flatnonzero(mask) + skip
+            if matching is None or matched is not None:
                 if len(live):
                     yield source.rows_at(live)
                 continue
+            # Some cannot be told: whoever reads a page should not fail for those behind it.
             for begin in range(0, len(live), _SCAN_ROWS):
                 asked = live[begin : begin + _SCAN_ROWS]
                 yield source.rows_at(asked[matching.select(source, asked)])
