@@ -20,6 +20,7 @@ Not here: where the JSON comes from, and rows whose metadata cannot be read (the
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import chain
 from threading import Lock
 from typing import TYPE_CHECKING, Any, Final
 
@@ -180,7 +181,7 @@ class Column:
         lists = sorted((self._words.get(word, _NO_CODES) for word in words), key=len)
         found = lists[0]
         for others in lists[1:]:
-            found = np.intersect1d(found, others, assume_unique=True)
+            found = found[self.table(others)[found]]
         return found
 
     def _read_for_words(self, words: frozenset[str]) -> npt.NDArray[np.int32]:
@@ -303,33 +304,34 @@ def _whole_key(value: Any) -> Hashable:
 def _path_column(values: list[Any], rest: Path) -> Column:
     """Return the column of the values under a path whose first step is done."""
     rows = len(values)
-    kinds = set(map(type, values))
-    if not kinds & {list, dict}:
-        if rest:
-            values = [_MISSING] * rows
-        elif bool in kinds:
-            values = [_scalar_key(value) for value in values]
-        return Column(rows, values, None, None, {})
-    present = np.zeros(rows, dtype=np.bool_)
-    keys: list[Hashable] = []
-    counts = np.zeros(rows, dtype=np.int64)
-    for row, value in enumerate(values):
-        if value is _MISSING:
-            continue
-        ends = _follow(value, rest)
-        if not ends:
-            continue
-        present[row] = True
-        before = len(keys)
-        for end in ends:
-            keys += map(_scalar_key, elements_of(end))
-        counts[row] = len(keys) - before
-    owners = np.repeat(np.arange(rows), counts)
-    return Column(rows, keys, owners, present, {})
+    present: Bools | None = None
+    for done, name in enumerate(rest):
+        if list in set(map(type, values)):
+            ends = [_follow(value, rest[done:]) for value in values]
+            present = np.fromiter(map(bool, ends), np.bool_, rows)
+            values = [[inner for end in found for inner in elements_of(end)] for found in ends]
+            break
+        values = [
+            value.get(name, _MISSING) if type(value) is dict else _MISSING for value in values
+        ]
+    owners = None
+    if list in set(map(type, values)):
+        if present is None:
+            present = np.fromiter((value is not _MISSING for value in values), np.bool_, rows)
+        lists = [
+            value if type(value) is list else [] if value is _MISSING else [value]
+            for value in values
+        ]
+        owners = np.repeat(np.arange(rows), np.fromiter(map(len, lists), np.int64, rows))
+        values = list(chain.from_iterable(lists))
+    if set(map(type, values)) & {bool, list, dict}:
+        values = list(map(_scalar_key, values))
+    return Column(rows, values, owners, present, {})
 
 
 def _follow(value: Json, rest: Path) -> list[Json]:
-    found = [value]
+    """Return what the rest of a path leads to from a value, lists as they are."""
+    found = [] if value is _MISSING else [value]
     for name in rest:
         inside = [element for one in found for element in elements_of(one)]
         found = [one[name] for one in inside if isinstance(one, dict) and name in one]
