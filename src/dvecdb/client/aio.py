@@ -261,11 +261,15 @@ class AsyncReader:
         return AsyncSnapshot(self, await self.send(requests.pin(self.target, as_of=as_of)))
 
     async def scan(
-        self, *, as_of: AsOf | None = None, with_vectors: bool = False
+        self,
+        *,
+        where: Mapping[str, Json] | None = None,
+        as_of: AsOf | None = None,
+        with_vectors: bool = False,
     ) -> AsyncIterator[Record]:
-        """Yield every record of one consistent state, in row order."""
+        """Yield every record of one consistent state that matches `where`, in row order."""
         snapshot = await self.snapshot(as_of=as_of)
-        async for record in snapshot.scan(with_vectors=with_vectors):
+        async for record in snapshot.scan(where=where, with_vectors=with_vectors):
             yield record
 
     async def send(self, wanted: Call[T] | Plan[T]) -> T:
@@ -360,9 +364,17 @@ class AsyncSnapshot:
     ) -> None:
         """Nothing to release: the server keeps every state of the history window."""
 
-    async def get(self, ids: Sequence[str], *, with_vectors: bool = True) -> list[Record | None]:
-        """Return the records of `ids` in order, None for those that do not exist."""
-        return await self._collection.get(ids, as_of=self.lsn, with_vectors=with_vectors)
+    async def get(
+        self,
+        ids: Sequence[str],
+        *,
+        where: Mapping[str, Json] | None = None,
+        with_vectors: bool = True,
+    ) -> list[Record | None]:
+        """Return the records of `ids` in order, None for those that do not exist or match."""
+        return await self._collection.get(
+            ids, where=where, as_of=self.lsn, with_vectors=with_vectors
+        )
 
     async def search(
         self,
@@ -383,12 +395,16 @@ class AsyncSnapshot:
             on_damage=on_damage,
         )
 
-    async def scan(self, *, with_vectors: bool = False) -> AsyncIterator[Record]:
-        """Yield every record in row order. Pages are read as they are needed."""
+    async def scan(
+        self, *, where: Mapping[str, Json] | None = None, with_vectors: bool = False
+    ) -> AsyncIterator[Record]:
+        """Yield every record that matches in row order. Pages are read as they are needed."""
         after: int | None = None
         limit = requests.scan_rows(self._collection.schema, with_vectors=with_vectors)
         while True:
-            page = await self.scroll(limit=limit, after=after, with_vectors=with_vectors)
+            page = await self.scroll(
+                limit=limit, after=after, where=where, with_vectors=with_vectors
+            )
             for record in page.records:
                 yield record
             if page.next is None:

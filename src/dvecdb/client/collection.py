@@ -77,9 +77,15 @@ class RemoteReader:
         """
         return RemoteSnapshot(self, self.send(requests.pin(self.target, as_of=as_of)))
 
-    def scan(self, *, as_of: AsOf | None = None, with_vectors: bool = False) -> Iterator[Record]:
-        """Yield every record of one consistent state, in row order."""
-        return self.snapshot(as_of=as_of).scan(with_vectors=with_vectors)
+    def scan(
+        self,
+        *,
+        where: Mapping[str, Json] | None = None,
+        as_of: AsOf | None = None,
+        with_vectors: bool = False,
+    ) -> Iterator[Record]:
+        """Yield every record of one consistent state that matches `where`, in row order."""
+        return self.snapshot(as_of=as_of).scan(where=where, with_vectors=with_vectors)
 
     def send(self, wanted: Call[T] | Plan[T]) -> T:
         """Return the result of a call or plan of this collection."""
@@ -181,9 +187,15 @@ class RemoteSnapshot:
     ) -> None:
         """Nothing to release: the server keeps every state of the history window."""
 
-    def get(self, ids: Sequence[str], *, with_vectors: bool = True) -> list[Record | None]:
-        """Return the records of `ids` in order, None for those that do not exist."""
-        return self._collection.get(ids, as_of=self.lsn, with_vectors=with_vectors)
+    def get(
+        self,
+        ids: Sequence[str],
+        *,
+        where: Mapping[str, Json] | None = None,
+        with_vectors: bool = True,
+    ) -> list[Record | None]:
+        """Return the records of `ids` in order, None for those that do not exist or match."""
+        return self._collection.get(ids, where=where, as_of=self.lsn, with_vectors=with_vectors)
 
     def search(
         self,
@@ -204,12 +216,14 @@ class RemoteSnapshot:
             on_damage=on_damage,
         )
 
-    def scan(self, *, with_vectors: bool = False) -> Iterator[Record]:
-        """Yield every record in row order. Pages are read as they are needed."""
+    def scan(
+        self, *, where: Mapping[str, Json] | None = None, with_vectors: bool = False
+    ) -> Iterator[Record]:
+        """Yield every record that matches in row order. Pages are read as they are needed."""
         after: int | None = None
         limit = requests.scan_rows(self._collection.schema, with_vectors=with_vectors)
         while True:
-            page = self.scroll(limit=limit, after=after, with_vectors=with_vectors)
+            page = self.scroll(limit=limit, after=after, where=where, with_vectors=with_vectors)
             yield from page.records
             if page.next is None:
                 return

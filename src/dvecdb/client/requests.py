@@ -285,16 +285,22 @@ def get(
     collection: Target,
     ids: Sequence[str],
     *,
+    where: Mapping[str, Json] | None = None,
     as_of: AsOf | None = None,
     with_vectors: bool = True,
 ) -> Call[list[Record | None]]:
-    """Return the records of `ids` in order, None for those that do not exist.
+    """Return the records of `ids` in order, None for those that do not exist or do not match.
 
     Raises:
-        InvalidRequestError: `invalid-id`.
+        InvalidRequestError: `invalid-id`, `invalid-filter`.
         DamagedDataError: `damaged-data`, names the ids that cannot be read.
     """
-    request = bodies.GetRequest(arguments.id_list(ids), arguments.state(as_of), bool(with_vectors))
+    request = bodies.GetRequest(
+        arguments.id_list(ids),
+        arguments.state(as_of),
+        bool(with_vectors),
+        arguments.where_map(where),
+    )
     path = f"{collection.path}/{collection.get_path}"
     return ask(path, request, bodies.GetAnswer, bodies.records_from)
 
@@ -311,12 +317,12 @@ def search(
 ) -> Call[Hits]:
     """Return the `limit` nearest records, exactly, best first. query: [dimension], finite.
 
-    where: only records whose metadata has these top-level fields with these values. With
+    where: only records that match, a filter as an equality map or a tree. With
     `on_damage="exclude"` records whose bytes are damaged are left out and listed in
     `Hits.excluded`.
 
     Raises:
-        InvalidRequestError: `wrong-dimension`, `not-finite`, `invalid-argument`.
+        InvalidRequestError: `wrong-dimension`, `not-finite`, `invalid-argument`, `invalid-filter`.
         DamagedDataError: `damaged-data`, names the ids that cannot be read.
     """
     check_whole("limit", limit, 1, LIMIT_MAX)

@@ -137,11 +137,12 @@ class MetadataAnswer(Answer, frozen=True):
 
 
 class GetRequest(Request, frozen=True):
-    """Read records by id."""
+    """Read records by id. `where`: null for those that do not match this filter."""
 
     ids: list[str]
     as_of: AsOf | None = None
     with_vectors: bool = True
+    where: Metadata | None = None
 
 
 class GetAnswer(Answer, frozen=True):
@@ -153,7 +154,7 @@ class GetAnswer(Answer, frozen=True):
 
 
 class QueryRequest(Request, frozen=True):
-    """Search. `where`: every named top-level field of the metadata has this value."""
+    """Search. `where`: an equality map, or a tree of must, should, must_not and min_should."""
 
     vector: Vector
     limit: int = 10
@@ -174,7 +175,7 @@ class QueryAnswer(Answer, frozen=True):
 class ScrollQuery(Request, frozen=True):
     """A page of records in the order of their rows; `after` is the `next` of the page before.
 
-    `where`: JSON text of an object; every named top-level field of the metadata has this value.
+    `where`: JSON text of a filter, an equality map or a tree of conditions.
     """
 
     limit: int = 100

@@ -10,7 +10,7 @@ from msgspec import UNSET
 from dvecdb.api.context import Answer
 from dvecdb.errors import Code, InvalidRequestError
 from dvecdb.records import LIMIT_MAX, check_whole
-from dvecdb.wire.codec import check_depth
+from dvecdb.wire.codec import check_filter
 from dvecdb.wire.legacy import (
     LIMIT,
     Point,
@@ -26,7 +26,7 @@ from dvecdb.wire.vectors import vector_bytes, vector_of
 
 if TYPE_CHECKING:
     from dvecdb.api.context import Context
-    from dvecdb.records import Json, Record
+    from dvecdb.records import Record
 
 _OFFSET = re.compile(r"([0-9]{1,18})@([0-9]{1,18})")
 _SEARCHES_MAX = 1_000
@@ -40,7 +40,7 @@ def search(context: Context, request: SearchRequest) -> Answer:
     hits = context.collection.search(
         vector_of(query_of(request)),
         limit=limit if limit != 0 else 1,
-        where=_where(request.filter),
+        where=check_filter(request.filter),
         as_of=request.as_of if request.as_of is not None else query.as_of,
     )
     return Answer(hits if limit != 0 else [])
@@ -59,7 +59,7 @@ def search_batch(context: Context, request: SearchBatchRequest) -> Answer:
         hits = snapshot.search(
             vector_of(one.vector, f"search {index}"),
             limit=offset + limit,
-            where=_where(one.filter),
+            where=check_filter(one.filter),
         )
         found.append(hits[offset:])
     return Answer(found)
@@ -74,7 +74,7 @@ def scroll_points(context: Context, request: PointsScrollRequest) -> Answer:
     page = snapshot.scroll(
         limit=LIMIT if request.limit is None else request.limit,
         after=after,
-        where=_where(request.filter),
+        where=check_filter(request.filter),
         with_vectors=request.with_vectors,
     )
     points = [_point(context, record, request) for record in page.records]
@@ -84,11 +84,7 @@ def scroll_points(context: Context, request: PointsScrollRequest) -> Answer:
 
 def count_points(context: Context, request: PointsCountRequest) -> Answer:
     """Count records."""
-    return Answer(PointsCountAnswer(context.collection.count(where=_where(request.filter))))
-
-
-def _where(filter: Json) -> Json:
-    return None if filter is None else check_depth(filter, "filter")
+    return Answer(PointsCountAnswer(context.collection.count(where=check_filter(request.filter))))
 
 
 def _point(context: Context, record: Record, request: PointsScrollRequest) -> Point:

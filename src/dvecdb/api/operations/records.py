@@ -27,7 +27,7 @@ from dvecdb.wire.bodies import (
     pairs,
     record_body,
 )
-from dvecdb.wire.codec import Format, check_depth, decode
+from dvecdb.wire.codec import Format, check_depth, check_filter, decode
 from dvecdb.wire.recovery import DeleteAnswer, DeleteRequest
 from dvecdb.wire.vectors import matrix_of, vector_bytes, vector_of
 
@@ -69,7 +69,7 @@ def _commit(context: Context, request: WriteRequest) -> Commit:
 
 def delete_records(context: Context, request: DeleteRequest) -> Answer:
     """Delete records by ids or by a filter; a deletion of many needs `confirm`."""
-    where = None if request.filter is None else check_depth(request.filter, "filter")
+    where = check_filter(request.filter)
     commit = context.collection.delete(
         request.ids,
         where=where,
@@ -94,7 +94,10 @@ def update_metadata(context: Context, request: MetadataRequest) -> Answer:
 def get_records(context: Context, request: GetRequest) -> Answer:
     """Return records by id, null where there is none."""
     records = context.readable.get(
-        request.ids, as_of=request.as_of, with_vectors=request.with_vectors
+        request.ids,
+        where=check_filter(request.where, "where"),
+        as_of=request.as_of,
+        with_vectors=request.with_vectors,
     )
     bodies = [
         None if record is None else record_body(record, in_lists=not context.is_binary)
@@ -109,7 +112,7 @@ def query(context: Context, request: QueryRequest) -> Answer:
     hits = snapshot.search(
         vector_of(request.vector),
         limit=request.limit,
-        where=None if request.where is None else check_depth(request.where, "where"),
+        where=check_filter(request.where, "where"),
         with_metadata=request.with_metadata,
         on_damage=request.on_damage,
     )
@@ -168,7 +171,7 @@ def _where(text: str | None) -> Metadata | None:
     """Return the filter of a query string."""
     if text is None:
         return None
-    found: Metadata = check_depth(decode(text.encode(), dict[str, Any], Format.JSON), "where")
+    found: Metadata = check_filter(decode(text.encode(), dict[str, Any], Format.JSON), "where")
     return found
 
 
