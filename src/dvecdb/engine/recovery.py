@@ -154,13 +154,9 @@ class _Recovery:
                 for target, positions in view.by_segment(segment.ends_rows.astype(np.int64)):
                     target.apply_ends(segment.ends_rows[positions], segment.ends_lsns[positions])
         identity = (UUID(manifest.collection_uuid), UUID(manifest.lineage))
+        derived = self._directories.derived
         runs = load_runs(
-            self._files,
-            self._directories.derived,
-            view.row_segments,
-            identity,
-            self._report,
-            self._name,
+            self._files, derived, view.row_segments, identity, self._report, self._name
         )
         memtable = Memtable(schema, manifest.row_end, manifest.flushed_lsn + 1)
         self._view = View(manifest, view.segments, [memtable], runs)
@@ -190,9 +186,8 @@ class _Recovery:
         store.manifest_digest = decoded.digest
         store.manifest_bytes = seal_json(manifest, decoded.unknown)
         store.index = load_index(
-            self._files, self._directories.derived, schema, identity, manifest.row_end,
-            self._report, self._name,
-        )  # fmt: skip
+            self._files, derived, schema, identity, manifest.row_end, self._report, self._name
+        )
         self._findings_before()
         if not self._read_only:
             self._take_over(store, replay, logs)
