@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 _BLOCK_BYTES: Final = 8 * 1024 * 1024
 _SAMPLE_BYTES_MAX: Final = 96 * 1024 * 1024
-_QUERIES: Final = 128
+_QUERIES: Final = 100
 _QUERIES_MANHATTAN: Final = 32  # to measure all rows by sums of differences is slow
 _NEAREST_LEFT_OUT: Final = 5
 """Of the nearest rows of a tuning query so many do not count: near duplicates are found by any
