@@ -108,6 +108,7 @@ class Engine(RuleBasedStateMachine):
         self.keyed: dict[str, list[Call]] = {}
         self.held: list[Held] = []
         self.is_blind = False  # a read failed on purpose: reads may be refused until reopened
+        self.may_rot = True  # no manifest was to be damaged yet
         self.is_rotten = False  # a manifest was damaged on purpose
         self.is_faulty = False  # a call failed on purpose since the directory was opened
         self.deletes_when_full = 0
@@ -626,14 +627,14 @@ class Engine(RuleBasedStateMachine):
             if not self.is_blind:
                 check_rows(self.db.collection(name).snapshot(), model.now, model.schema)
 
-    @precondition(lambda self: not self.is_rotten)
+    @precondition(lambda self: self.may_rot)
     @rule(data=st.data())
     def damage_newest_manifest(self, data):
         """The newest manifest rots while the directory is closed. It costs nothing.
 
         Only a log has a copy of it, so not where there was no room for one.
         """
-        name = self.draw_name(data)
+        name, self.may_rot = self.draw_name(data), False
         if name is None or not self.db.collection(name).stats().wal_bytes:
             return
         folder = f"{PATH}/collections/{name}/manifests/"
