@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from dvecdb.engine.index import Index
+from dvecdb.engine.row_range import RowRange
 from dvecdb.engine.segment import Segment
 from dvecdb.records import Metric
 from dvecdb.search.effort import TUNED_LIMIT, Cost, tune
@@ -55,11 +56,17 @@ class Rows:
             self._take(segment, segment.count_below(first), segment.count_below(end))
         for chunk, count in view.chunks(end):
             self._take(chunk, chunk.count_below(first), count)
+        self._sources.sort(key=lambda item: item[0].first_row)
         self.count = sum(stop - start for _, start, stop in self._sources)
 
     def _take(self, source: Segment | Chunk, start: int, stop: int) -> None:
         if stop > start:
             self._sources.append((source, start, stop))
+
+    def numbers(self) -> Numbers:
+        """Return the numbers of all of them, rising: int64[count]."""
+        parts = [source.rows_at(np.arange(start, stop)) for source, start, stop in self._sources]
+        return np.concatenate([np.zeros(0, np.int64), *parts])
 
     def blocks(self) -> Iterator[tuple[Numbers, npt.NDArray[Any]]]:
         """Yield row numbers and stored vectors, verified and finite, block by block."""
@@ -114,9 +121,10 @@ def build(view: View, schema: Schema, row_limit: int, tick: Tick) -> Index:
     rows = Rows(view, schema, 0, row_limit)
     space = Space(schema.metric, schema.dimension, _reach(schema, rows, tick))
     codes = _train(space, schema, rows)
-    truth = _truth(space, schema, rows)
+    places = _more_places(None, rows, row_limit)
+    truth = _truth(space, schema, rows, places)
     based = Rows(view, schema, 0, stored)
-    builder = _Adding(space, tick)
+    builder = _Adding(space, places, tick)
     codes = codes.with_base(builder.add(based, truth))
     rest = Rows(view, schema, stored, row_limit)
     codes = codes.with_tail(builder.add(rest, truth), keep=False)
@@ -124,7 +132,7 @@ def build(view: View, schema: Schema, row_limit: int, tick: Tick) -> Index:
     points = space.query_points(truth.queries)
     curve = tune(codes, points, truth.nearest(), cost)
     return Index(
-        codes, curve, cost, stored, row_limit, rows.count,
+        codes, curve, cost, places, stored, rows.count,
         builder.apart(), _array({*based.unreadable, *rest.unreadable}),
     )  # fmt: skip
 
@@ -132,7 +140,8 @@ def build(view: View, schema: Schema, row_limit: int, tick: Tick) -> Index:
 def grow(index: Index, view: View, schema: Schema, row_limit: int, tick: Tick) -> Index:
     """Return `index` with the rows up to `row_limit`: in the tail, or in the base if many."""
     stored = _stored_end(view, row_limit)
-    builder = _Adding(index.codes.space, tick)
+    places = _more_places(index.places, Rows(view, schema, index.row_end, row_limit), row_limit)
+    builder = _Adding(index.codes.space, places, tick)
     if stored - index.base_end >= max(8_192, index.base_end // 10):
         more = Rows(view, schema, index.base_end, stored)
         codes = index.codes.with_base(builder.add(more))
@@ -147,9 +156,23 @@ def grow(index: Index, view: View, schema: Schema, row_limit: int, tick: Tick) -
     apart = {*index.apart.tolist(), *builder.apart().tolist()}
     cost = Cost(codes.count, codes.lists, schema.dimension)
     return Index(
-        codes, index.curve, cost, base_end, row_limit, index.trained_rows,
+        codes, index.curve, cost, places, base_end, index.trained_rows,
         _array(apart), _array(unreadable), name,
     )  # fmt: skip
+
+
+def _more_places(before: RowRange | None, rows: Rows, row_end: int) -> RowRange:
+    """Return the places of the rows before and of more, which follow, up to `row_end`."""
+    places = RowRange()
+    held = rows.count + (0 if before is None else before.rows)
+    if held == row_end:
+        places.set_range(0, row_end, held, None)
+        return places
+    numbers = [rows.numbers()]
+    if before is not None:
+        numbers.insert(0, before.rows_at(np.arange(before.rows)))
+    places.set_range(0, row_end, held, np.concatenate(numbers))
+    return places
 
 
 def _stored_end(view: View, row_limit: int) -> int:
@@ -160,8 +183,9 @@ def _stored_end(view: View, row_limit: int) -> int:
 class _Adding:
     """Rows on their way into the codes. Those that would only be in the way are set apart."""
 
-    def __init__(self, space: Space, tick: Tick) -> None:
+    def __init__(self, space: Space, places: RowRange, tick: Tick) -> None:
         self._space = space
+        self._places = places
         self._tick = tick
         self._done = 0
         self._apart: list[Numbers] = []
@@ -169,17 +193,17 @@ class _Adding:
     def add(
         self, rows: Rows, truth: Truth | None = None
     ) -> Iterator[tuple[Numbers, npt.NDArray[np.float32]]]:
-        """Yield numbers and points for the codes; show them to `truth` on the way."""
+        """Yield places and points for the codes; show them to `truth` on the way."""
         for numbers, vectors in rows.blocks():
-            points = self._space.points(vectors)
+            points, places = self._space.points(vectors), self._places.ordinals_of(numbers)
             if truth is not None:
-                truth.offer(numbers, points, vectors)
+                truth.offer(places, points, vectors)
             if self._space.metric is Metric.COSINE:  # a zero row is as far from every query
                 zero = ~points.any(axis=1)
                 if zero.any():
                     self._apart.append(numbers[zero])
-                    numbers, points = numbers[~zero], np.ascontiguousarray(points[~zero])
-            yield numbers, points
+                    places, points = places[~zero], np.ascontiguousarray(points[~zero])
+            yield places, points
             self._done += len(vectors)
             self._tick(self._done)
 
@@ -213,9 +237,8 @@ def _train(space: Space, schema: Schema, rows: Rows) -> Codes:
     return Codes.train(space, space.points(sample), lists)
 
 
-def _truth(space: Space, schema: Schema, rows: Rows) -> Truth:
+def _truth(space: Space, schema: Schema, rows: Rows, places: RowRange) -> Truth:
     count = _QUERIES_MANHATTAN if schema.metric is Metric.MANHATTAN else _QUERIES
     numbers, queries = rows.spread(count, 0.5)
-    return Truth(
-        space, numbers, queries.astype(np.float32), skip=_NEAREST_LEFT_OUT, count=TUNED_LIMIT
-    )
+    own = places.ordinals_of(numbers)
+    return Truth(space, own, queries.astype(np.float32), skip=_NEAREST_LEFT_OUT, count=TUNED_LIMIT)

@@ -17,9 +17,10 @@ from uuid import UUID
 import numpy as np
 
 from dvecdb.clock import NANOSECONDS_PER_SECOND
-from dvecdb.engine.index import Index
+from dvecdb.engine.index import Index, sources
 from dvecdb.engine.index_build import build, grow
 from dvecdb.engine.reclaim import drop_index_files
+from dvecdb.engine.row_range import RowRange
 from dvecdb.engine.storage import write_file
 from dvecdb.formats import names
 from dvecdb.formats.framing import FormatError
@@ -94,7 +95,7 @@ def _step(store: Store, stopping: Callable[[], bool]) -> bool:
         if stopping() or store.stopped is not None:
             raise StoppedError
 
-    if index is not None and not _is_outgrown(index, view, visible.lsn, visible.row_limit):
+    if index is not None and not _is_outgrown(index, view, visible.row_limit):
         progress.start(visible.row_limit - index.row_end)
         store.index = grow(index, view, store.schema, visible.row_limit, tick)
     else:
@@ -109,10 +110,13 @@ def _step(store: Store, stopping: Callable[[], bool]) -> bool:
     return True
 
 
-def _is_outgrown(index: Index, view: View, lsn: int, row_limit: int) -> bool:
-    if row_limit >= GROWTH * max(index.trained_rows, 1):
+def _is_outgrown(index: Index, view: View, row_limit: int) -> bool:
+    """Return whether an index has to be made anew: it would be four times as large, or is empty."""
+    new = row_limit - index.row_end
+    if index.places.rows + new >= GROWTH * max(index.trained_rows, 1):
         return True
-    return 2 * index.live(view, lsn, row_limit).count < index.codes.count
+    held = sum(count for _, count in sources(view, index.row_end))
+    return 2 * held < index.places.rows  # most of it is nowhere any more
 
 
 def _save_if_due(store: Store) -> bool:
@@ -150,9 +154,12 @@ def _stored(store: Store, index: Index) -> StoredIndex:
         index.apart[index.apart < index.base_end].tolist(),
         index.unreadable[index.unreadable < index.base_end].tolist(),
     )  # fmt: skip
+    numbers = index.places.row_numbers
+    if numbers is not None:
+        numbers = numbers[: index.places.count_below(index.base_end)]
     return StoredIndex(
         UUID(manifest.collection_uuid), UUID(manifest.lineage), index.base_end, header,
-        index.codes.base_bytes(),
+        numbers, index.codes.base_bytes(),
     )  # fmt: skip
 
 
@@ -206,8 +213,11 @@ def _load(
     efforts = tuple(Effort(*values) for values in header.efforts)
     if not efforts:
         raise FormatError("index without efforts")
+    places = RowRange()
+    held = stored.row_end if stored.numbers is None else len(stored.numbers)
+    places.set_range(0, stored.row_end, held, stored.numbers)
     return Index(
-        codes, Curve(efforts), Cost(codes.count, codes.lists, schema.dimension), stored.row_end,
+        codes, Curve(efforts), Cost(codes.count, codes.lists, schema.dimension), places,
         stored.row_end, header.trained_rows, np.array(header.apart, np.int64),
         np.array(header.unreadable, np.int64), name,
     )  # fmt: skip
