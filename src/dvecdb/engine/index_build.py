@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
 _BLOCK_BYTES: Final = 8 * 1024 * 1024
 _SAMPLE_BYTES_MAX: Final = 96 * 1024 * 1024
+_BASE_STEP: Final = 8_192
+"""New rows in segments from which they go into the base of an index, if they are a tenth of it."""
 _QUERIES: Final = 100
 _QUERIES_MANHATTAN: Final = 32  # to measure all rows by sums of differences is slow
 _NEAREST_LEFT_OUT: Final = 5
@@ -142,7 +144,7 @@ def grow(index: Index, view: View, schema: Schema, row_limit: int, tick: Tick) -
     stored = _stored_end(view, row_limit)
     places = _more_places(index.places, Rows(view, schema, index.row_end, row_limit), row_limit)
     builder = _Adding(index.codes.space, places, tick)
-    if stored - index.base_end >= max(8_192, index.base_end // 10):
+    if is_base_small(index, stored):
         more = Rows(view, schema, index.base_end, stored)
         codes = index.codes.with_base(builder.add(more))
         rest = Rows(view, schema, stored, row_limit)
@@ -159,6 +161,12 @@ def grow(index: Index, view: View, schema: Schema, row_limit: int, tick: Tick) -
         codes, index.curve, cost, places, base_end, index.trained_rows,
         _array(apart), _array(unreadable), name,
     )  # fmt: skip
+
+
+def is_base_small(index: Index, stored: int) -> bool:
+    """Return whether so many rows are in segments that the shared part should take them in."""
+    new = stored - index.base_end
+    return new > 0 and (not index.base_end or new >= max(_BASE_STEP, index.base_end // 10))
 
 
 def _more_places(before: RowRange | None, rows: Rows, row_end: int) -> RowRange:

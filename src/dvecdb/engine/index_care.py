@@ -18,7 +18,7 @@ import numpy as np
 
 from dvecdb.clock import NANOSECONDS_PER_SECOND
 from dvecdb.engine.index import Index, sources
-from dvecdb.engine.index_build import build, grow
+from dvecdb.engine.index_build import build, grow, is_base_small
 from dvecdb.engine.reclaim import drop_index_files
 from dvecdb.engine.row_range import RowRange
 from dvecdb.engine.storage import write_file
@@ -57,7 +57,9 @@ def is_index_due(store: Store) -> bool:
     row_limit = store.visible.row_limit
     if index is None:
         return row_limit >= max(settings.index_rows_min, store.indexing.wanted_from)
-    return row_limit - index.row_end >= _step_rows(store.schema)
+    if row_limit - index.row_end >= _step_rows(store.schema):
+        return True
+    return index.name is None and is_base_small(index, store.manifest.row_end)
 
 
 def tend_index(store: Store, stopping: Callable[[], bool] = lambda: False) -> bool:

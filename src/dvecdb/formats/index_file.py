@@ -98,9 +98,8 @@ def decode_index(data: memoryview) -> StoredIndex:
     (expected,) = _U64.unpack_from(data, len(data) - 8)
     if checksum(data[:-8]) != expected:
         raise FormatError("index damaged")
-    magic, version, _, collection, lineage, row_end, size, _, rows, codes = _HEAD.unpack_from(
-        data, 0
-    )
+    head = _HEAD.unpack_from(data, 0)
+    magic, version, _, collection, lineage, row_end, size, _, rows, codes = head
     whole = _HEAD.size + size + rows + codes + 8
     if magic != _MAGIC or version != FORMAT_VERSION or len(data) != whole or rows % 8:
         raise FormatError("index of another format")
