@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from tests.unit.filter_cases import FILTERS, IDS, METADATA
 
 from dvecdb import Database, Settings
+from dvecdb.engine import row_columns
 from dvecdb.search import columns as columns_module
 from dvecdb.search.columns import COLUMNS_MAX, NESTED, Block, Columns
 from dvecdb.search.filters import parse_filter
@@ -108,6 +109,56 @@ def _check(books, rows, wheres):
             if after is None:
                 break
         assert pages == expected
+
+
+@pytest.fixture
+def books():
+    settings = Settings(ballast_bytes=0)
+    with Database("d", files=MemoryDisk(), settings=settings, background=False) as database:
+        yield database.create_collection("books", dimension=1, metric="euclidean")
+
+
+def test_what_has_an_id_is_found_in_each_state(books):
+    books.upsert(["a", "b"], [[1], [2]])
+    books.flush()
+    books.upsert(["a"], [[3]])
+    books.flush()
+    where = {"must": [{"has_id": ["a"]}]}
+    for as_of, distance in ((None, 3.0), (1, 1.0), (None, 3.0)):
+        hits = books.search([0], where=where, as_of=as_of)
+        assert [(hit.id, hit.distance) for hit in hits] == [("a", distance)]
+        assert books.snapshot(as_of=as_of).count(where=where) == 1
+
+
+def test_pages_of_one_segment_go_on_where_they_ended(books):
+    books.upsert(IDS, [[1]] * len(IDS), [{"late": index > 5} for index in range(len(IDS))])
+    books.delete(["7"])
+    for _ in range(2):  # in memory, then in a segment
+        after, found = None, []
+        while True:
+            page = books.scroll(where={"late": True}, limit=2, after=after)
+            found += [record.id for record in page.records]
+            after = page.next
+            if after is None:
+                break
+        assert found == ["6", "8", "9", "10", "11"]
+        assert [hit.id for hit in books.search([1], where={"late": True})] == found
+        books.flush()
+
+
+def test_the_mask_of_a_segment_is_kept(books, monkeypatch):
+    books.upsert(IDS, [[1]] * len(IDS), [{"n": index} for index in range(len(IDS))])
+    books.flush()
+    where = {"must": [{"key": "n", "range": {"lt": 5}}]}
+    assert books.count(where=where) == 5
+    books.delete(["0"])
+    monkeypatch.setattr(row_columns, "select", None)
+    assert books.count(where=where) == 4
+    (segment,) = books._store.view.row_segments
+    monkeypatch.undo()
+    for number in range(2 * row_columns.MASKS_MAX):
+        assert books.count(where={"n": number + 1}) == (number + 1 < len(IDS))
+    assert len(segment.row_columns._masks) == row_columns.MASKS_MAX
 
 
 @given(ROWS)

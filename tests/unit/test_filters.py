@@ -2,14 +2,18 @@
 
 import os
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.unit.filter_cases import DATES, NUMBERS, TEXTS
 
 from dvecdb import Database, Settings
 from dvecdb.errors import Code, DamagedDataError, InvalidRequestError
+from dvecdb.search.columns import Columns
 from dvecdb.search.filters import parse_filter, same_json
+from dvecdb.search.selection import select
 from dvecdb.testing.disk import MemoryDisk
 
 SCALARS = st.sampled_from([None, True, False, 0, 1, 1.0, 2, 0.5, "", "a", "1"])
@@ -205,6 +209,7 @@ def test_a_filter_that_asks_for_nothing_is_none(where):
     assert parse_filter(where) is None
 
 
+ID = "6e0a4dae-2b0b-4a4c-9c1d-0123456789ab"
 NOTHING_MISSING = {"n": 1, "s": "1", "t": True, "z": None, "e": [], "l": [1, "x", None, [2]],
                    "o": {"p": [{"q": 1}, {"q": [2, 3]}, 5]}, "d": "2024-05-01", "a.b": 7,
                    "big": 2**53 + 1}  # fmt: skip
@@ -239,6 +244,7 @@ MEANINGS = [
     ({"key": "d", "range": {"lt": "2024-05-01T01:00:00+02:00"}}, False),
     ({"key": "d", "range": {"gt": "2024-05-01T01:00:00+02:00"}}, True),
     ({"key": "s", "range": {"gte": "2024-05-01"}}, False),
+    ({"key": "s", "range": {"lt": "2024-05-01"}}, False),
     ({"key": "z", "exists": True}, True),
     ({"key": "e", "exists": True}, True),
     ({"key": "none", "exists": True}, False),
@@ -267,7 +273,24 @@ MEANINGS = [
 @pytest.mark.parametrize(("condition", "holds"), MEANINGS)
 def test_what_a_condition_means(condition, holds):
     where = parse_filter({"must": [condition]})
-    assert where.matches(NOTHING_MISSING, "6e0a4dae-2b0b-4a4c-9c1d-0123456789ab") is holds
+    assert where.matches(NOTHING_MISSING, ID) is holds
+    for others in ([], [{}], [{"e": [1], "n": "1", "z": []}] * 200):
+        rows = [msgspec.json.encode(row) for row in [*others, NOTHING_MISSING]]
+        columns = Columns(lambda start, end, rows=rows: rows[start:end], len(rows))
+        found = select(where, columns, lambda has, rows=rows: np.array([ID in has.ids] * len(rows)))
+        assert bool(found[-1]) is holds
+
+
+@pytest.mark.parametrize("values", [NUMBERS, DATES])
+def test_a_range_means_what_the_definition_says_for_every_bound(values):
+    rows = [{"a": value} for value in [*NUMBERS, *TEXTS, True, None]]
+    encoded = [msgspec.json.encode(row) for row in rows]
+    columns = Columns(lambda start, end: encoded[start:end], len(rows))
+    for operator in ("gt", "gte", "lt", "lte"):
+        for value in values:
+            where = parse_filter({"must": [{"key": "a", "range": {operator: value}}]})
+            expected = [where.matches(row, "") for row in rows]
+            assert select(where, columns, lambda _: None).tolist() == expected
 
 
 def test_filters_of_one_form_are_equal():
@@ -321,3 +344,15 @@ def test_rows_that_may_or_may_not_match_are_named(tmp_path):
         assert [hit.id for hit in hits] == [f"{i}" for i in (0, 2, 4) if f"{i}" not in named]
         assert hits.excluded == named
         assert books.count() == 6
+        # without its metadata, the row would match this one
+        no_other = {"must_not": [{"key": "n", "match": {"value": 0}}]}
+        hits = books.search([0], where=no_other, on_damage="exclude")
+        assert [hit.id for hit in hits] == [f"{i}" for i in (1, 3, 5) if f"{i}" not in named]
+        assert hits.excluded == named
+        with pytest.raises(DamagedDataError) as caught:
+            books.scroll(where=no_other)
+        assert caught.value.details["ids"] == named
+        with pytest.raises(DamagedDataError):
+            list(books.scan(where=no_other))
+        with pytest.raises(DamagedDataError):
+            books.delete(where=no_other)

@@ -30,6 +30,7 @@ import numpy as np
 from dvecdb.search.conditions import (
     FALSE,
     TRUE,
+    WORD,
     Tag,
     date_of,
     elements_of,
@@ -102,11 +103,11 @@ class Column:
         """
         self.rows, self.owners, self.present = rows, owners, present
         kinds = dict.fromkeys(values)
-        numbers = sorted(key for key in kinds if isinstance(key, int | float))
-        texts = [key for key in kinds if isinstance(key, str)]
-        others = [
-            key for key in kinds if not isinstance(key, int | float | str) and key is not _MISSING
-        ]
+        types = set(map(type, kinds))
+        numbers = sorted(_of(kinds, {int, float}, types))
+        texts = _of(kinds, {str}, types)
+        others = _of(kinds, types - {int, float, str}, types)
+        others = [key for key in others if key is not _MISSING]
         self.numbers, self.texts = len(numbers), len(numbers) + len(texts)
         ordered: list[Hashable] = [*numbers, *texts, *others]
         self.index: dict[Hashable, int] = {key: code for code, key in enumerate(ordered)}
@@ -115,7 +116,7 @@ class Column:
         self.distinct: list[Any] = ordered[: self.texts]
         self.distinct += [_value_of(key, wholes) for key in others]
         self._dates: npt.NDArray[np.int64] | None = None
-        self._words: dict[str, npt.NDArray[np.int32]] | None = None
+        self._words: _Words | None = None
 
     # --- from codes to rows ---
 
@@ -172,13 +173,13 @@ class Column:
         return self._dates
 
     def codes_with_words(self, words: frozenset[str]) -> npt.NDArray[np.int32]:
-        """Return the codes of the texts that have all these words, rising."""
+        """Return the codes of the texts that have all these words."""
         if self._words is None:
             texts = self.distinct[self.numbers : self.texts]
             if sum(map(len, texts)) > INDEXED_CHARACTERS:
                 return self._read_for_words(words)
-            self._words = _word_index(texts, self.numbers)
-        lists = sorted((self._words.get(word, _NO_CODES) for word in words), key=len)
+            self._words = _Words(texts, self.numbers)
+        lists = sorted(map(self._words.codes_with, words), key=len)
         found = lists[0]
         for others in lists[1:]:
             found = found[self.table(others)[found]]
@@ -194,15 +195,35 @@ class Column:
         return np.array(found, dtype=np.int32)
 
 
-_NO_CODES: Final = np.zeros(0, dtype=np.int32)
+class _Words:
+    """Which texts have a word. Immutable."""
+
+    __slots__ = ("_bounds", "_codes", "_index")
+
+    def __init__(self, texts: Sequence[str], first_code: int) -> None:
+        found = list(map(WORD.findall, map(str.casefold, texts)))
+        words: list[str] = list(chain.from_iterable(found))
+        self._index = {word: number for number, word in enumerate(dict.fromkeys(words))}
+        numbers = np.fromiter(map(self._index.__getitem__, words), np.int32, len(words))
+        counts = np.fromiter(map(len, found), np.int64, len(found))
+        order = np.argsort(numbers, kind="stable")
+        codes = np.arange(first_code, first_code + len(texts), dtype=np.int32)
+        self._codes = np.repeat(codes, counts)[order]
+        self._bounds = np.searchsorted(numbers[order], np.arange(len(self._index) + 1))
+
+    def codes_with(self, word: str) -> npt.NDArray[np.int32]:
+        """Return the codes of the texts with a word, rising, one as often as it has it."""
+        number = self._index.get(word)
+        if number is None:
+            return self._codes[:0]
+        return self._codes[self._bounds[number] : self._bounds[number + 1]]
 
 
-def _word_index(texts: Sequence[str], first_code: int) -> dict[str, npt.NDArray[np.int32]]:
-    found: dict[str, list[int]] = {}
-    for code, text in enumerate(texts, first_code):
-        for word in words_of(text):
-            found.setdefault(word, []).append(code)
-    return {word: np.array(codes, dtype=np.int32) for word, codes in found.items()}
+def _of(kinds: dict[Hashable, None], wanted: set[type], found: set[type]) -> list[Any]:
+    """Return the keys of some types. found: all types there are."""
+    if not wanted & found:
+        return []
+    return list(kinds) if found <= wanted else [key for key in kinds if type(key) in wanted]
 
 
 def _value_of(key: Hashable, wholes: dict[Hashable, Json]) -> Json | Tag:

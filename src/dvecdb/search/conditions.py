@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from dvecdb.records import Json, Metadata
 
-_WORD: Final = re.compile(r"\w+")
+WORD: Final = re.compile(r"\w+")
 _EPOCH: Final = datetime(1970, 1, 1)  # noqa: DTZ001 - zones are subtracted by hand
 _MICROSECOND: Final = 1_000_000
 
@@ -288,7 +288,7 @@ def date_of(value: Json) -> int | None:
 
 def words_of(text: str) -> set[str]:
     """Return the words of a text: runs of letters, digits and underscores, case folded."""
-    return set(_WORD.findall(text.casefold()))
+    return set(WORD.findall(text.casefold()))
 
 
 def same_json(first: Json, second: Json) -> bool:
