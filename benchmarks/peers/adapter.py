@@ -76,6 +76,9 @@ class System(Protocol):
     def session(self) -> Session:
         """Return a client for the calling thread."""
 
+    def versions(self) -> dict[str, str]:
+        """Return versions that no Python distribution tells."""
+
     def processes(self) -> list[int]:
         """Return the ids of the processes that serve, other than this one."""
 

@@ -14,15 +14,15 @@ ENOUGH = 0.995  # of recall: more effort than that is of no interest
 
 
 def climb(
-    ladders: Sequence[Sequence[Effort]], measure: Callable[[Effort], Point]
+    ladders: Sequence[Sequence[Effort]], measure: Callable[[Effort], Point], enough: float
 ) -> list[list[Point]]:
-    """Return the measured points of each ladder, from its first rung until recall is enough."""
+    """Return the measured points of each ladder, from its first rung until recall is `enough`."""
     climbed = []
     for ladder in ladders:
         points: list[Point] = []
         for effort in ladder:
             points.append(measure(effort))
-            if points[-1].recall >= ENOUGH:
+            if points[-1].recall >= enough:
                 break
         climbed.append(points)
     return climbed

