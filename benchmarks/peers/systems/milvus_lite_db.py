@@ -1,7 +1,12 @@
-"""Milvus Lite through pymilvus: a server in threads of this process."""
+"""Milvus Lite through pymilvus: a server in threads of this process.
+
+The server hangs up on a client that is idle for minutes, because pymilvus asks after it more often
+than it allows. So no connection is kept between rounds.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import os
 from typing import TYPE_CHECKING
 
@@ -23,17 +28,17 @@ COLUMNS = ["number", "lang", "share"]
 
 
 class MilvusLite(Embedded):
-    """One collection; each client of eight has a connection."""
+    """One collection; a connection a client."""
 
     durability = "at `flush`, once at the end"
     ladders = ([{"ef": effort} for effort in GRAPH_EFFORTS],)
 
-    def connect(self, path: Path) -> None:
-        self.path = path.with_suffix(".db")
-        self.client = MilvusClient(str(self.path))
+    def connect(self) -> MilvusClient:
+        return MilvusClient(str(self.path), dedicated=True)
 
     def create(self, path: Path, dimension: int, rows: int) -> None:
-        self.connect(path)
+        self.path = path.with_suffix(".db")
+        self.client = self.connect()
         schema = MilvusClient.create_schema()
         schema.add_field("number", DataType.INT64, is_primary=True)
         schema.add_field("lang", DataType.VARCHAR, max_length=8)
@@ -42,8 +47,9 @@ class MilvusLite(Embedded):
         self.client.create_collection("docs", schema=schema)
 
     def open(self, path: Path, dimension: int) -> None:
-        self.connect(path)
-        self.client.load_collection("docs")
+        self.path = path.with_suffix(".db")
+        with contextlib.closing(self.connect()) as client:
+            client.load_collection("docs")
 
     def insert(self, first: int, vectors: Rows, metadata: list[Metadata]) -> None:
         rows = [
@@ -66,6 +72,7 @@ class MilvusLite(Embedded):
         indexes.add_index("share", index_type="INVERTED")
         self.client.create_index("docs", indexes)
         self.client.load_collection("docs")
+        self.client.close()
 
     def prepare(self, effort: Effort, below: int | None) -> None:
         self.params = {"metric_type": "COSINE", "params": {"ef": int(effort["ef"])}}
@@ -75,7 +82,6 @@ class MilvusLite(Embedded):
         return Client(self)
 
     def close(self) -> None:
-        self.client.close()
         server_manager_instance.release_server(os.fspath(self.path))
 
 
@@ -83,7 +89,7 @@ class Client:
     """A connection."""
 
     def __init__(self, system: MilvusLite) -> None:
-        self.client = MilvusClient(str(system.path))
+        self.client = system.connect()
         self.system = system
 
     def search(self, query: Rows) -> list[Metadata]:
