@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from functools import update_wrapper
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Self, TypeVar, Unpack
 
-from dvecdb.client import recovery_requests, requests
+from dvecdb.client import recovery_requests, requests, search_requests
 from dvecdb.errors import Code, HandleError, NotFoundError
 
 if TYPE_CHECKING:
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from dvecdb.client.attempts import Call
     from dvecdb.client.connection import Connection
     from dvecdb.client.requests import Plan, Target
-    from dvecdb.records import AsOf, Json, Lsn, OnDamage, Page, Record, Schema
-    from dvecdb.results import Hits
+    from dvecdb.records import AsOf, Json, Lsn, Page, Record, Schema
+    from dvecdb.results import FacetCount, Group, Hits, SearchOptions
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -63,7 +63,10 @@ class RemoteReader:
         return self.target.schema
 
     get = _method(requests.get)
-    search = _method(requests.search)
+    search = _method(search_requests.search)
+    search_batch = _method(search_requests.search_batch)
+    search_groups = _method(search_requests.search_groups)
+    facet = _method(search_requests.facet)
     scroll = _method(requests.scroll)
     count = _method(requests.count)
     history = _method(requests.history)
@@ -129,6 +132,7 @@ class RemoteCollection(RemoteReader):
 
     findings = _method(requests.findings)
     flush = _method(requests.flush)
+    wait_for_index = _method(search_requests.wait_for_index)
     verify = _method(requests.verify)
 
 
@@ -201,20 +205,41 @@ class RemoteSnapshot:
         self,
         query: Any,
         *,
-        limit: int = 10,
         where: Mapping[str, Json] | None = None,
-        with_metadata: bool = True,
-        on_damage: OnDamage = "fail",
+        **options: Unpack[SearchOptions],
     ) -> Hits:
-        """Return the `limit` nearest records, exactly, nearest first, ties by row."""
-        return self._collection.search(
-            query,
-            limit=limit,
-            where=where,
-            as_of=self.lsn,
-            with_metadata=with_metadata,
-            on_damage=on_damage,
+        """Return the nearest records, nearest first, ties by row. As `Collection.search`."""
+        return self._collection.search(query, where=where, as_of=self.lsn, **options)
+
+    def search_batch(
+        self,
+        queries: Any,
+        *,
+        where: Mapping[str, Json] | None = None,
+        **options: Unpack[SearchOptions],
+    ) -> list[Hits]:
+        """Return the hits of several queries [n, dimension]."""
+        return self._collection.search_batch(queries, where=where, as_of=self.lsn, **options)
+
+    def search_groups(
+        self,
+        query: Any,
+        by: str,
+        *,
+        group_size: int = 3,
+        where: Mapping[str, Json] | None = None,
+        **options: Unpack[SearchOptions],
+    ) -> list[Group]:
+        """Return the nearest groups of records that share a value of the field `by`."""
+        return self._collection.search_groups(
+            query, by, group_size=group_size, where=where, as_of=self.lsn, **options
         )
+
+    def facet(
+        self, by: str, *, limit: int = 10, where: Mapping[str, Json] | None = None
+    ) -> list[FacetCount]:
+        """Return how many records have each value of the field `by`, the commonest first."""
+        return self._collection.facet(by, limit=limit, where=where, as_of=self.lsn)
 
     def scan(
         self, *, where: Mapping[str, Json] | None = None, with_vectors: bool = False

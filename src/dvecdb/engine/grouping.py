@@ -23,11 +23,12 @@ if TYPE_CHECKING:
 
     from dvecdb.engine.matching import Matching
     from dvecdb.engine.memtable import Chunk
-    from dvecdb.engine.searching import Searching, Wanted
+    from dvecdb.engine.searching import Searching
     from dvecdb.records import Json
     from dvecdb.results import Hit
     from dvecdb.search.columns import Column
     from dvecdb.search.conditions import Path
+    from dvecdb.search.wanted import Wanted
 
     Match = Callable[[Filter | None], Matching | None]
 

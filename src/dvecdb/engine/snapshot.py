@@ -15,11 +15,12 @@ from dvecdb.engine.gather import ids_of
 from dvecdb.engine.grouping import count_values, nearest_groups
 from dvecdb.engine.matching import Matching
 from dvecdb.engine.rows import damaged_rows, live_mask
-from dvecdb.engine.searching import Wanted, name_rows
+from dvecdb.engine.searching import name_rows
 from dvecdb.engine.segment import Segment, UnreadableError
 from dvecdb.errors import Code, InvalidRequestError
 from dvecdb.records import LIMIT_MAX, Lsn, Page, Record, canonical_ids, check_whole
 from dvecdb.search.filters import parse_filter, parse_path
+from dvecdb.search.wanted import Wanted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

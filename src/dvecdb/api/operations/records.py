@@ -16,8 +16,6 @@ from dvecdb.wire.bodies import (
     HistoryAnswer,
     MetadataAnswer,
     MetadataRequest,
-    QueryAnswer,
-    QueryRequest,
     Rows,
     ScrollAnswer,
     WriteAnswer,
@@ -29,7 +27,7 @@ from dvecdb.wire.bodies import (
 )
 from dvecdb.wire.codec import Format, check_depth, check_filter, decode
 from dvecdb.wire.recovery import DeleteAnswer, DeleteRequest
-from dvecdb.wire.vectors import matrix_of, vector_bytes, vector_of
+from dvecdb.wire.vectors import matrix_of, vector_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -104,19 +102,6 @@ def get_records(context: Context, request: GetRequest) -> Answer:
         for record in records
     ]
     return Answer(GetAnswer(bodies, **_packed(context, [item for item in records if item])))
-
-
-def query(context: Context, request: QueryRequest) -> Answer:
-    """Return the nearest records, exactly, nearest first."""
-    snapshot = context.readable.snapshot(as_of=request.as_of)
-    hits = snapshot.search(
-        vector_of(request.vector),
-        limit=request.limit,
-        where=check_filter(request.where, "where"),
-        with_metadata=request.with_metadata,
-        on_damage=request.on_damage,
-    )
-    return Answer(QueryAnswer(hits, hits.excluded, snapshot.lsn))  # type: ignore[arg-type]
 
 
 def scroll(context: Context, _: None) -> Answer:
