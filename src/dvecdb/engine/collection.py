@@ -384,6 +384,7 @@ class Collection(Reads):
         Return its figures, also where the time was up before.
         """
         self._enter()
+        self._after_commit(self._store)  # without a thread of its own this does what is due
         return wait_for_index(self._store, timeout_seconds, self._enter)
 
     def leave(self, error: HandleError | None) -> None:

@@ -52,9 +52,10 @@ class LiveRows:
 class Index:
     """Codes of the rows below `row_end`, those below `base_end` in their shared part.
 
-    places: the rows by place; codes know them by that. apart: rows without a code, which are
-    measured each time; unreadable: rows whose vectors were damaged when they should have got one;
-    both int64, rising, row numbers. name: of the file, None if only in memory.
+    places: the rows by place; codes know them by that. Rows without a code, both int64, rising:
+    zeros, for cosine, as far from every query; apart, which are measured each time: they were
+    damaged when they should have got one, or are too long for it. apart_before: how many those
+    were when the lists were made. name: of the file, None if only in memory.
     """
 
     codes: Codes
@@ -63,8 +64,9 @@ class Index:
     places: RowRange
     base_end: int
     trained_rows: int
+    zeros: Numbers
     apart: Numbers
-    unreadable: Numbers
+    apart_before: int
     name: str | None = None
     _newest: LiveRows | None = None
     _past: dict[int, LiveRows] = field(default_factory=dict)
@@ -87,7 +89,8 @@ class Index:
         past = self._past.get(lsn)
         if past is not None:
             return past
-        if newest is None or lsn > newest.lsn:
+        # Only of a state that has all rows of the index the next one follows by what ended.
+        if row_limit >= self.row_end and (newest is None or lsn > newest.lsn):
             self._newest = found = self._advance(newest, view, lsn) or self._look(
                 view, lsn, row_limit
             )
@@ -163,18 +166,23 @@ def _ends_after(
 class Progress:
     """How far the work on one collection's index is, for `stats`."""
 
-    __slots__ = ("_clock", "_started_ns", "done", "is_building", "to_do")
+    __slots__ = ("_clock", "_kept", "_started_ns", "done", "is_building", "to_do")
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._started_ns = 0
-        self.done = self.to_do = 0
+        self.done = self.to_do = self._kept = 0
         self.is_building = False
 
-    def start(self, rows: int) -> None:
-        """Begin to count."""
+    def start(self, rows: int, kept: int) -> None:
+        """Begin to count so many rows, beside those that are kept as they are."""
         self._started_ns = self._clock.monotonic_ns()
-        self.done, self.to_do, self.is_building = 0, rows, True
+        self.done, self.to_do, self._kept, self.is_building = 0, rows, kept, True
+
+    @property
+    def rows_done(self) -> int:
+        """The rows that are in what is being made."""
+        return self._kept + self.done
 
     def seconds_left(self) -> float | None:
         """Return how long it will go on at this rate, None if that cannot be told yet."""

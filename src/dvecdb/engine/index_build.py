@@ -7,17 +7,16 @@ which may raise to end it.
 
 from __future__ import annotations
 
-import itertools
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from dvecdb.engine.index import Index
+from dvecdb.engine.index import Index, sources
 from dvecdb.engine.row_range import RowRange
 from dvecdb.engine.segment import Segment
 from dvecdb.records import Metric
 from dvecdb.search.effort import TUNED_LIMIT, Cost, tune
-from dvecdb.search.ivf import SAMPLE_PER_LIST, Codes, Space, lists_for
+from dvecdb.search.ivf import LENGTH_MAX, SAMPLE_PER_LIST, Codes, Space, lists_for
 from dvecdb.search.kernels import row_norms
 from dvecdb.search.truth import Truth
 
@@ -33,6 +32,11 @@ if TYPE_CHECKING:
     Numbers = npt.NDArray[np.int64]
     Tick = Callable[[int], None]
 
+GROWTH: Final = 4
+"""Times as many rows as its lists were made for, and an index is made anew."""
+_APART_MIN: Final = 1_000
+"""Rows that may always be measured beside the candidates without making a difference."""
+_BASE_ROWS_MIN: Final = 8_192
 _BLOCK_BYTES: Final = 8 * 1024 * 1024
 _SAMPLE_BYTES_MAX: Final = 96 * 1024 * 1024
 _BASE_STEP: Final = 8_192
@@ -133,10 +137,10 @@ def build(view: View, schema: Schema, row_limit: int, tick: Tick) -> Index:
     cost = Cost(codes.count, codes.lists, schema.dimension)
     points = space.query_points(truth.queries)
     curve = tune(codes, points, truth.nearest(), cost)
-    return Index(
-        codes, curve, cost, places, stored, rows.count,
-        builder.apart(), _array({*based.unreadable, *rest.unreadable}),
-    )  # fmt: skip
+    zeros, apart = builder.without_code(based, rest)
+    if len(apart) > _APART_MIN + rows.count // 2:
+        raise ValueError(f"{len(apart)} of {rows.count} rows are damaged or too long for an index")
+    return Index(codes, curve, cost, places, stored, rows.count, zeros, apart, len(apart))
 
 
 def grow(index: Index, view: View, schema: Schema, row_limit: int, tick: Tick) -> Index:
@@ -144,7 +148,7 @@ def grow(index: Index, view: View, schema: Schema, row_limit: int, tick: Tick) -
     stored = _stored_end(view, row_limit)
     places = _more_places(index.places, Rows(view, schema, index.row_end, row_limit), row_limit)
     builder = _Adding(index.codes.space, places, tick)
-    if is_base_small(index, stored):
+    if is_base_behind(index, stored):
         more = Rows(view, schema, index.base_end, stored)
         codes = index.codes.with_base(builder.add(more))
         rest = Rows(view, schema, stored, row_limit)
@@ -154,19 +158,31 @@ def grow(index: Index, view: View, schema: Schema, row_limit: int, tick: Tick) -
         more = rest = Rows(view, schema, index.row_end, row_limit)
         codes = index.codes.with_tail(builder.add(more), keep=True)
         base_end, name = index.base_end, index.name
-    unreadable = {*index.unreadable.tolist(), *more.unreadable, *rest.unreadable}
-    apart = {*index.apart.tolist(), *builder.apart().tolist()}
+    zeros, apart = builder.without_code(more, rest)
     cost = Cost(codes.count, codes.lists, schema.dimension)
     return Index(
         codes, index.curve, cost, places, base_end, index.trained_rows,
-        _array(apart), _array(unreadable), name,
+        np.union1d(index.zeros, zeros), np.union1d(index.apart, apart), index.apart_before, name,
     )  # fmt: skip
 
 
-def is_base_small(index: Index, stored: int) -> bool:
+def has_outgrown(index: Index, view: View, row_limit: int) -> bool:
+    """Return whether a new index would serve much better than this one with more rows.
+
+    Rows count that are still held, live or not: those replaced lately are in a new index as well.
+    """
+    known = index.places.rows
+    if known + row_limit - index.row_end >= GROWTH * max(index.trained_rows, 1):
+        return True
+    if len(index.apart) - index.apart_before > max(_APART_MIN, known // 100):
+        return True
+    return 2 * sum(count for _, count in sources(view, index.row_end)) < known
+
+
+def is_base_behind(index: Index, stored: int) -> bool:
     """Return whether so many rows are in segments that the shared part should take them in."""
-    new = stored - index.base_end
-    return new > 0 and (not index.base_end or new >= max(_BASE_STEP, index.base_end // 10))
+    behind = stored - index.base_end
+    return behind > 0 and (not index.base_end or behind >= max(_BASE_STEP, index.base_end // 10))
 
 
 def _more_places(before: RowRange | None, rows: Rows, row_end: int) -> RowRange:
@@ -196,49 +212,61 @@ class _Adding:
         self._places = places
         self._tick = tick
         self._done = 0
-        self._apart: list[Numbers] = []
+        self._zeros = [np.zeros(0, np.int64)]
+        self._apart = [np.zeros(0, np.int64)]
 
     def add(
         self, rows: Rows, truth: Truth | None = None
     ) -> Iterator[tuple[Numbers, npt.NDArray[np.float32]]]:
         """Yield places and points for the codes; show them to `truth` on the way."""
-        for numbers, vectors in rows.blocks():
+        for block, stored in rows.blocks():
+            numbers, vectors = block, stored
+            taken = self._space.takes(vectors)
+            if not taken.all():
+                self._apart.append(numbers[~taken])
+                numbers, vectors = numbers[taken], vectors[taken]
             points, places = self._space.points(vectors), self._places.ordinals_of(numbers)
             if truth is not None:
                 truth.offer(places, points, vectors)
             if self._space.metric is Metric.COSINE:  # a zero row is as far from every query
                 zero = ~points.any(axis=1)
                 if zero.any():
-                    self._apart.append(numbers[zero])
+                    self._zeros.append(numbers[zero])
                     places, points = places[~zero], np.ascontiguousarray(points[~zero])
             yield places, points
-            self._done += len(vectors)
+            self._done += len(stored)
             self._tick(self._done)
 
-    def apart(self) -> Numbers:
-        """Return the rows that got no code, rising."""
-        return _array(itertools.chain.from_iterable(part.tolist() for part in self._apart))
-
-
-def _array(numbers: Any) -> Numbers:
-    return np.array(sorted(numbers), dtype=np.int64)
+    def without_code(self, *sources: Rows) -> tuple[Numbers, Numbers]:
+        """Return the rows that got no code, both rising: zeros, and those to be set apart."""
+        unreadable = [np.array(rows.unreadable, np.int64) for rows in sources]
+        return np.unique(np.concatenate(self._zeros)), np.unique(
+            np.concatenate([*self._apart, *unreadable])
+        )
 
 
 def _reach(schema: Schema, rows: Rows, tick: Tick) -> float:
-    """Return the length of the longest row, for dot products, with room for longer ones."""
+    """Return the length, for dot products, that all but a few of the rows do not exceed.
+
+    Those few are set apart: one row that is very long would make all others seem the same.
+    """
     if schema.metric is not Metric.DOT_PRODUCT:
         return 0.0
-    longest = 0.0
+    parts = [np.zeros(1, np.float32)]
     for _, vectors in rows.blocks():
-        longest = max(longest, float(row_norms(vectors).max(initial=0.0)))
+        lengths = row_norms(vectors)
+        parts.append(lengths[lengths <= LENGTH_MAX])
         tick(0)
-    return longest or 1.0
+    every = np.concatenate(parts)
+    few = min(_APART_MIN, len(every) // 1_000)
+    return float(np.partition(every, len(every) - 1 - few)[len(every) - 1 - few]) or 1.0
 
 
 def _train(space: Space, schema: Schema, rows: Rows) -> Codes:
     lists = lists_for(rows.count)
     most = max(lists, _SAMPLE_BYTES_MAX // (4 * schema.dimension))
     _, sample = rows.spread(min(lists * SAMPLE_PER_LIST, most), 0.0)
+    sample = sample[space.takes(sample)]
     if len(sample) < lists:  # nearly everything is damaged
         lists = max(1, len(sample))
         sample = sample if len(sample) else np.zeros((1, schema.dimension), np.float32)
@@ -248,5 +276,6 @@ def _train(space: Space, schema: Schema, rows: Rows) -> Codes:
 def _truth(space: Space, schema: Schema, rows: Rows, places: RowRange) -> Truth:
     count = _QUERIES_MANHATTAN if schema.metric is Metric.MANHATTAN else _QUERIES
     numbers, queries = rows.spread(count, 0.5)
-    own = places.ordinals_of(numbers)
+    taken = space.takes(queries)
+    own, queries = places.ordinals_of(numbers[taken]), queries[taken]
     return Truth(space, own, queries.astype(np.float32), skip=_NEAREST_LEFT_OUT, count=TUNED_LIMIT)

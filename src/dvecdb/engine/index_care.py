@@ -1,7 +1,7 @@
 """Care of the index: when one is due, publishing it, its file, and how far the work is.
 
 An index is due from `index_rows_min` live rows on, again when the collection has grown fourfold
-since its lists were made, and when most of what it holds is dead. Between that it grows: in small
+since its lists were made, and when most of what it holds is gone. Between that it grows: in small
 steps, of which each publishes another index. Searches take what is published when they begin.
 
 Everything here is derived: what fails is reported and tried again, and no writer waits for it.
@@ -17,28 +17,26 @@ from uuid import UUID
 import numpy as np
 
 from dvecdb.clock import NANOSECONDS_PER_SECOND
-from dvecdb.engine.index import Index, sources
-from dvecdb.engine.index_build import build, grow, is_base_small
+from dvecdb.engine.index import Index
+from dvecdb.engine.index_build import build, grow, has_outgrown, is_base_behind
 from dvecdb.engine.reclaim import drop_index_files
 from dvecdb.engine.row_range import RowRange
 from dvecdb.engine.storage import write_file
+from dvecdb.errors import HandleError
 from dvecdb.formats import names
 from dvecdb.formats.framing import FormatError
 from dvecdb.formats.index_file import IndexHeader, StoredIndex, decode_index, encode_index
 from dvecdb.records import Finding, IndexStats
 from dvecdb.search.effort import Cost, Curve, Effort
-from dvecdb.search.ivf import Codes, Space, use_threads
+from dvecdb.search.ivf import Codes, Space, using_threads
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from dvecdb.engine.rows import View
     from dvecdb.engine.store import Store
     from dvecdb.media.files import Dir, Files
     from dvecdb.records import IndexState, Schema
 
-GROWTH: Final = 4
-"""Times as many rows as its lists were made for, and an index is made anew."""
 _STEP_BYTES: Final = 4 * 1024 * 1024
 _STEP_ROWS_MIN: Final = 64
 _LOOK_SECONDS: Final = 0.25
@@ -55,31 +53,42 @@ def is_index_due(store: Store) -> bool:
     if store.stopped is not None or not settings.index_rows_min:
         return False
     row_limit = store.visible.row_limit
+    if row_limit < store.indexing.wanted_from:
+        return False
     if index is None:
-        return row_limit >= max(settings.index_rows_min, store.indexing.wanted_from)
-    if row_limit - index.row_end >= _step_rows(store.schema):
-        return True
-    return index.name is None and is_base_small(index, store.manifest.row_end)
+        return row_limit >= settings.index_rows_min
+    grown = row_limit - index.row_end >= _step_rows(store.schema)
+    return grown or is_base_behind(index, store.manifest.row_end)
 
 
 def tend_index(store: Store, stopping: Callable[[], bool] = lambda: False) -> bool:
     """Do one step of what is due; return whether there was one. Raises nothing."""
-    if not is_index_due(store):
-        return _save_if_due(store)
     with store.indexing.lock:
         try:
-            return _step(store, stopping)
+            return _step(store, stopping) if is_index_due(store) else _save_if_due(store)
         except StoppedError:
             return False
-        except Exception as error:  # noqa: BLE001  # it is derived, and the collection answers without it
-            store.indexing.wanted_from = 2 * store.visible.row_limit
-            message = f"the index could not be made ({error!r}); searches measure every row"
-            store.report(Finding(_FAILED, store.name, f"{store.name} index", message))
+        except HandleError as error:  # another process has the right to write now
+            store.stop_writes(error)
+            return False
+        except Exception as error:  # noqa: BLE001  # it is derived: the collection answers without
+            _note_failure(store, error)
             return False
         finally:
             store.indexing.progress.is_building = False
             with store.indexing.changed:
                 store.indexing.changed.notify_all()
+
+
+def _note_failure(store: Store, error: Exception) -> None:
+    """Report it once, and let some more rows come before it is tried again."""
+    row_limit = store.visible.row_limit
+    store.indexing.wanted_from = row_limit + max(_step_rows(store.schema), row_limit // 4)
+    message = (
+        f"the index could not be made ({error!r}); rows without one are all measured, and it is "
+        "tried again when there are more"
+    )
+    store.report(Finding(_FAILED, store.name, f"{store.name} index", message))
 
 
 def _step_rows(schema: Schema) -> int:
@@ -90,35 +99,28 @@ def _step(store: Store, stopping: Callable[[], bool]) -> bool:
     visible = store.visible  # first: the view is then at least as new
     view, index, progress = store.view, store.index, store.indexing.progress
     settings = store.environment.settings
-    use_threads(os.cpu_count() or 1)
 
     def tick(done: int) -> None:
         progress.done = done
         if stopping() or store.stopped is not None:
             raise StoppedError
 
-    if index is not None and not _is_outgrown(index, view, visible.row_limit):
-        progress.start(visible.row_limit - index.row_end)
-        store.index = grow(index, view, store.schema, visible.row_limit, tick)
+    if index is not None and not has_outgrown(index, view, visible.row_limit):
+        progress.start(visible.row_limit - index.row_end, index.row_end)
+        with using_threads(os.cpu_count() or 1):
+            store.index = grow(index, view, store.schema, visible.row_limit, tick)
     else:
         live = view.count(visible.lsn, visible.row_limit)
         if live < settings.index_rows_min:
             store.indexing.wanted_from = visible.row_limit + settings.index_rows_min - live
             store.index = None
             return False
-        progress.start(visible.row_limit)
-        store.index = build(view, store.schema, visible.row_limit, tick)
+        progress.start(visible.row_limit, 0)
+        with using_threads(os.cpu_count() or 1):
+            store.index = build(view, store.schema, visible.row_limit, tick)
+    store.environment.findings.forget(store.name, _FAILED)
     _save_if_due(store)
     return True
-
-
-def _is_outgrown(index: Index, view: View, row_limit: int) -> bool:
-    """Return whether an index has to be made anew: it would be four times as large, or is empty."""
-    new = row_limit - index.row_end
-    if index.places.rows + new >= GROWTH * max(index.trained_rows, 1):
-        return True
-    held = sum(count for _, count in sources(view, index.row_end))
-    return 2 * held < index.places.rows  # most of it is nowhere any more
 
 
 def _save_if_due(store: Store) -> bool:
@@ -138,6 +140,7 @@ def _save_if_due(store: Store) -> bool:
 def _save(store: Store, index: Index) -> bool:
     if store.stopped is not None:
         return False
+    store.environment.check_right()
     with contextlib.suppress(OSError):  # it stays in memory, and is tried again with the next one
         name = names.index_name(index.base_end, store.environment.new_uuid().hex[:8])
         stored = _stored(store, index)
@@ -153,8 +156,8 @@ def _stored(store: Store, index: Index) -> StoredIndex:
     header = IndexHeader(
         schema.dimension, schema.metric, schema.vector_type, index.codes.space.reach,
         index.trained_rows, [(e.probes, e.depth, e.recall) for e in index.curve.efforts],
+        index.zeros[index.zeros < index.base_end].tolist(),
         index.apart[index.apart < index.base_end].tolist(),
-        index.unreadable[index.unreadable < index.base_end].tolist(),
     )  # fmt: skip
     numbers = index.places.row_numbers
     if numbers is not None:
@@ -177,7 +180,7 @@ def load_index(
     """Return the stored index that covers the most, or None if none fits.
 
     identity: collection uuid and lineage; row_end: of the rows in segments. What is damaged, or of
-    another collection, lineage or shape, is left alone and not used: it is made again.
+    another collection, lineage or shape, is not used: it is made again. Raises `OSError`.
     """
     best: Index | None = None
     for name in files.list_names(derived):
@@ -186,9 +189,11 @@ def load_index(
             continue
         try:
             found = _load(files, derived, name, schema, identity)
+            if found is not None and found.row_end != end:
+                raise FormatError(f"index of rows up to {found.row_end}")
         except FileNotFoundError:
             continue  # a writer beside us replaced it meanwhile
-        except (OSError, FormatError, ValueError) as error:
+        except Exception as error:  # noqa: BLE001  # whatever is in it, it never stops a start
             where = f"derived/{name}"
             report(Finding("derived-damaged", collection, where, f"{where}: {error}; rebuilt"))
             continue
@@ -220,8 +225,8 @@ def _load(
     places.set_range(0, stored.row_end, held, stored.numbers)
     return Index(
         codes, Curve(efforts), Cost(codes.count, codes.lists, schema.dimension), places,
-        stored.row_end, header.trained_rows, np.array(header.apart, np.int64),
-        np.array(header.unreadable, np.int64), name,
+        stored.row_end, header.trained_rows, np.array(header.zeros, np.int64),
+        np.array(header.apart, np.int64), len(header.apart), name,
     )  # fmt: skip
 
 
@@ -232,7 +237,7 @@ def index_stats(store: Store) -> IndexStats:
     covered = 0 if index is None else index.row_end
     if progress.is_building:
         return IndexStats(
-            "building", covered + progress.done * (index is not None), row_limit - covered,
+            "building", progress.rows_done, max(row_limit - progress.rows_done, 0),
             progress.seconds_left(), 0 if index is None else index.codes.lists,
             0 if index is None else index.codes.size_bytes,
         )  # fmt: skip

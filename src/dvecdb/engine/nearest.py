@@ -17,7 +17,7 @@ import numpy as np
 
 from dvecdb.engine.index import sources
 from dvecdb.engine.rows import live_mask
-from dvecdb.records import LIMIT_MAX, Metric
+from dvecdb.records import Metric
 from dvecdb.results import Explained
 from dvecdb.search.distance import TopK, needs_norms
 from dvecdb.search.rerank import nearest_of
@@ -140,6 +140,8 @@ class Nearest:
             return None, "recall 1.0 was asked for"
         if self.schema.metric in {Metric.COSINE, Metric.DOT_PRODUCT} and not query.any():
             return None, "the query is zero: every row is as far"
+        if not index.codes.space.takes_query(query):
+            return None, "the query is too long for the index"
         self._prepare(index)
         if self._count * self.schema.vector_bytes <= _EXACT_BYTES or self._count <= wanted.count:
             few = "live" if self.matching is None else "matching"
@@ -210,20 +212,29 @@ class Nearest:
         why: str,
         effort: Effort,
     ) -> Found:
-        rows, distances, damaged = self._rerank(query, candidates, wanted.count)
+        zeros = self._allowed_of(index, index.zeros) if len(index.zeros) else index.zeros
+        asked = candidates
+        if len(zeros):
+            asked = np.sort(np.concatenate([candidates, zeros[: wanted.count]]))
+        found = self._rerank(query, asked, wanted.count)
+        if found[2] and len(zeros):  # other zeros stand in for those that are damaged
+            asked = np.sort(np.concatenate([candidates, zeros]))
+            found = self._rerank(query, asked, wanted.count)
+        damaged, parts = found[2], [found[:2]]
+        if len(index.apart):
+            asked = self._allowed_of(index, index.apart)
+            found = self._rerank(query, asked, wanted.count, roughly=False)
+            damaged += found[2]
+            parts.append(found[:2])
         self.lap("rerank")
         self._measured = 0
-        rest = None
-        if index.row_end < self.row_limit or len(index.apart):
+        if index.row_end < self.row_limit:
             nearest = self._top(query, wanted.count)
             damaged += self._offer_from(nearest, index.row_end)
-            self._offer_apart(nearest, index)
-            rest = nearest.result()
-        if len(index.unreadable):
-            damaged += self._allowed_of(index, index.unreadable).tolist()
-        if rest is not None and len(rest[0]):
-            rows = np.concatenate([rows, rest[0]])
-            distances = np.concatenate([distances, rest[1]])
+            parts.append(nearest.result())
+        rows, distances = parts[0]
+        if len(parts) > 1:
+            rows, distances = map(np.concatenate, zip(*parts, strict=True))
             order = np.lexsort((rows, distances))[: wanted.count]
             rows, distances = rows[order], distances[order]
         self.lap("measure")
@@ -239,7 +250,12 @@ class Nearest:
         return index.places.rows_at(places)
 
     def _rerank(
-        self, query: npt.NDArray[np.float32], candidates: Numbers, count: int
+        self,
+        query: npt.NDArray[np.float32],
+        candidates: Numbers,
+        count: int,
+        *,
+        roughly: bool = True,
     ) -> tuple[Numbers, Distances, list[int]]:
         """Measure candidates, which rise, and return the nearest; and those that are damaged."""
         damaged: list[int] = []
@@ -266,7 +282,9 @@ class Nearest:
             return np.zeros(0, np.int64), np.zeros(0), damaged
         rows = parts[0] if len(parts) == 1 else np.concatenate(parts)
         numbers = kept[0] if len(kept) == 1 else np.concatenate(kept)
-        numbers, distances = nearest_of(rows, numbers, query, self.schema.metric, count)
+        numbers, distances = nearest_of(
+            rows, numbers, query, self.schema.metric, count, roughly=roughly
+        )
         return numbers, distances, damaged
 
     def _take_memory(
@@ -387,20 +405,15 @@ class Nearest:
         nearest.offer(chunk.vectors[begin:count], chunk.first_row + begin, live, lengths)
         self._measured += int(np.count_nonzero(live))
 
-    def _offer_apart(self, nearest: TopK, index: Index) -> None:
-        """Offer the rows of the index that have no code. They are zero, so the first will do."""
-        rows = self._allowed_of(index, index.apart)[:LIMIT_MAX]
-        zero = np.zeros((len(rows), self.schema.dimension), self.schema.vector_type.dtype)
-        if len(rows):
-            nearest.offer(zero, 0, None, None, rows)
-
     # --- telling ---
 
     def _with_untold(self, damaged: list[int]) -> list[int]:
         """Return damaged rows, with those of which it cannot be told whether they match."""
         if self.matching is None:
             return sorted(set(damaged))
-        return sorted({*damaged, *self.matching.damaged})
+        untold = {row for row in self.matching.damaged if row < self.row_limit}
+        ends = {row: self.view.end_of(row) for row in untold}
+        return sorted({*damaged, *(row for row, end in ends.items() if not 0 < end <= self.lsn)})
 
     def _start(self) -> None:
         if self.now_ns is not None:

@@ -26,7 +26,7 @@ from dvecdb.engine.lookup import insert_run, load_runs, make_run
 from dvecdb.engine.manifest import schema_of
 from dvecdb.engine.memtable import Memtable
 from dvecdb.engine.quarantine import known_findings, quarantine_tail, tail_finding
-from dvecdb.engine.reclaim import drop_partials
+from dvecdb.engine.reclaim import drop_index_files, drop_partials
 from dvecdb.engine.replay import Cut, LogFile, Replay, SetAsideError, newest_manifest
 from dvecdb.engine.rows import View
 from dvecdb.engine.segment import Segment, SegmentLostError, UnreadableError
@@ -185,9 +185,10 @@ class _Recovery:
         store.manifest_unknown = decoded.unknown
         store.manifest_digest = decoded.digest
         store.manifest_bytes = seal_json(manifest, decoded.unknown)
-        store.index = load_index(
-            self._files, derived, schema, identity, manifest.row_end, self._report, self._name
-        )
+        if self._environment.settings.index_rows_min:
+            store.index = load_index(
+                self._files, derived, schema, identity, manifest.row_end, self._report, self._name
+            )
         self._findings_before()
         if not self._read_only:
             self._take_over(store, replay, logs)
@@ -388,6 +389,8 @@ class _Recovery:
             directories.quarantine,
         ):
             drop_partials(files, directory)
+        with contextlib.suppress(OSError):  # one that covers more than there is would fit again
+            drop_index_files(store)
         if replay.cut is not None:
             self._keep_tail(replay.cut)
         self._sync_logs(logs)

@@ -459,6 +459,7 @@ class Store:
             )
             # Segments close themselves when the last snapshot that reads them has gone.
             self.view = View(self.manifest, [], [Memtable(self.schema, 0, 1)], [])
+            self.index = None
             for directory in (
                 self.directories.manifests,
                 self.directories.wal,

@@ -42,8 +42,8 @@ class IndexHeader(msgspec.Struct, frozen=True):
     """What an index says about itself.
 
     reach: of dot products, the longest row; trained_rows: how many rows there were then; efforts:
-    probes, depth and recall of what was measured; apart: rows that have no code and are measured
-    each time; unreadable: rows whose vectors were damaged.
+    probes, depth and recall of what was measured. Rows without a code: zeros, whose distance is
+    the same for every query, and those apart, which are measured each time.
     """
 
     dimension: int
@@ -52,8 +52,8 @@ class IndexHeader(msgspec.Struct, frozen=True):
     reach: float
     trained_rows: int
     efforts: list[tuple[int, int, float]]
+    zeros: list[int]
     apart: list[int]
-    unreadable: list[int]
 
 
 @dataclass(frozen=True, slots=True)

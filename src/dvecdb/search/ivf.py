@@ -20,6 +20,7 @@ is searched. Growing returns another that shares the large part.
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
@@ -31,7 +32,7 @@ from dvecdb.records import Metric
 from dvecdb.search.kernels import row_norms
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     import numpy.typing as npt
 
@@ -44,6 +45,9 @@ ROWS_PER_LIST: Final = 1_000
 LISTS_MAX: Final = 4_096
 SAMPLE_PER_LIST: Final = 60
 _ITERATIONS: Final = 10
+LENGTH_MAX: Final = 1e15
+"""Rows longer than this are beyond codes: squares of differences must stay within float32. (Where
+they do not, faiss ends the process while it looks for lists, and loses rows that are added.)"""
 _QUERY_BITS: Final = 4  # of 1 .. 8: fewer lose recall, more cost time
 
 
@@ -60,8 +64,19 @@ class Space:
         """The dimension of a point."""
         return self.dimension + (self.metric is Metric.DOT_PRODUCT)
 
+    def takes(self, rows: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+        """Return which rows of a stored type [n, dimension], finite, can be points: bool[n]."""
+        lengths = row_norms(rows)
+        match self.metric:
+            case Metric.COSINE:
+                within = (lengths >= 1.0 / LENGTH_MAX) & (lengths <= LENGTH_MAX)
+                return np.asarray(within | ~rows.any(axis=1))
+            case Metric.DOT_PRODUCT:  # as a point within the reach it would seem far away
+                return np.asarray(lengths <= np.float32(self.reach))
+        return np.asarray(lengths <= LENGTH_MAX)
+
     def points(self, rows: npt.NDArray[Any]) -> Points:
-        """Return rows of a stored type [n, dimension], finite, as points [n, components]."""
+        """Return rows that `takes` as points [n, components]."""
         vectors = np.ascontiguousarray(rows, np.float32)
         match self.metric:
             case Metric.COSINE:
@@ -75,6 +90,10 @@ class Space:
                 points[:, -1] = np.sqrt(np.maximum(self.reach**2 - squares, 0.0))
                 return points
         return vectors
+
+    def takes_query(self, query: Points) -> bool:
+        """Return whether a query [dimension], finite, can be a point."""
+        return bool(row_norms(query[None])[0] <= LENGTH_MAX)
 
     def query_points(self, queries: Points) -> Points:
         """Return queries [n, dimension] as points: float32[n, components]."""
@@ -245,6 +264,17 @@ def _search(part: Any, points: Points, depth: int, parameters: Any) -> tuple[Num
 def use_threads(count: int) -> None:
     """Let faiss calls of this thread use so many threads."""
     _faiss().omp_set_num_threads(count)
+
+
+@contextmanager
+def using_threads(count: int) -> Iterator[None]:
+    """Let faiss calls of this thread use so many threads inside; it may be a caller's."""
+    before = _faiss().omp_get_max_threads()
+    use_threads(count)
+    try:
+        yield
+    finally:
+        use_threads(before)
 
 
 @cache

@@ -6,13 +6,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from dvecdb.records import Metric
 from dvecdb.search.exact import exact_distances
 from dvecdb.search.kernels import rough_distances
 
 if TYPE_CHECKING:
     import numpy.typing as npt
-
-    from dvecdb.records import Metric
 
     Numbers = npt.NDArray[np.int64]
     Distances = npt.NDArray[np.float64]
@@ -26,14 +25,18 @@ def nearest_of(
     query: npt.NDArray[np.float32],
     metric: Metric,
     limit: int,
+    *,
+    roughly: bool = True,
 ) -> tuple[Numbers, Distances]:
     """Return the `limit` nearest of `rows` by (distance, number), measured by `exact_distances`.
 
     rows: of a stored type [m, d]; numbers: int64[m]; query: float32[d]. Rows that are not finite
-    are never found. result: int64[n], float64[n].
+    are never found. roughly: none is so long or so short that float32 cannot measure it.
+    result: int64[n], float64[n].
     """
-    if len(rows) > limit + _SPARE:
-        rough = rough_distances(rows.astype(np.float32, copy=False), query, metric)
+    if roughly and len(rows) > limit + _SPARE:
+        scaled = query / np.abs(query).max() if metric is Metric.COSINE else query
+        rough = rough_distances(rows.astype(np.float32, copy=False), scaled, metric)
         kept = np.argpartition(rough, limit + _SPARE)[: limit + _SPARE]
         rows, numbers = rows[kept], numbers[kept]
     distances = exact_distances(rows, query, metric)

@@ -14,15 +14,21 @@ from dvecdb.wire.searches import (
     FacetValue,
     GroupBody,
     GroupsAnswer,
+    HitBody,
     QueryAnswer,
     QueryBatchAnswer,
     explain_body,
+    hit_bodies,
     options_of,
 )
 from dvecdb.wire.vectors import matrix_of, vector_of
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from dvecdb.api.context import Context
+    from dvecdb.records import Json
+    from dvecdb.results import Hit
     from dvecdb.wire.searches import (
         FacetRequest,
         GroupsRequest,
@@ -77,7 +83,8 @@ def facet(context: Context, request: FacetRequest) -> Answer:
 
 
 def _where(where: Json) -> Json:
-    return check_filter(where, "where")
+    found: Json = check_filter(where, "where")
+    return found
 
 
 def _bodies(context: Context, hits: Iterable[Hit]) -> list[HitBody]:
