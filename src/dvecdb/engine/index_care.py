@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from dvecdb.records import IndexState, Schema
 
 _STEP_BYTES: Final = 4 * 1024 * 1024
+_FEW_ROWS: Final = 4_096
 _STEP_ROWS_MIN: Final = 64
 _LOOK_SECONDS: Final = 0.25
 _FAILED: Final = "index-failed"
@@ -107,7 +108,8 @@ def _step(store: Store, stopping: Callable[[], bool]) -> bool:
 
     if index is not None and not has_outgrown(index, view, visible.row_limit):
         progress.start(visible.row_limit - index.row_end, index.row_end)
-        with using_threads(os.cpu_count() or 1):
+        few = visible.row_limit - index.row_end < _FEW_ROWS  # the other cores are for searches
+        with using_threads(1 if few else os.cpu_count() or 1):
             store.index = grow(index, view, store.schema, visible.row_limit, tick)
     else:
         live = view.count(visible.lsn, visible.row_limit)
