@@ -4,14 +4,16 @@ PYTHON ?= python3
 UV_VERSION := 0.13.9
 PYTEST_ARGS ?=
 DEMO_ARGS ?=
+PEERS_ARGS ?=
 
 export UV_PYTHON_DOWNLOADS := never
 export UV_SYSTEM_CERTS := true
 BIN := .venv/bin
 INSTALLED := .venv/.installed
+SYNC := UV_PROJECT_ENVIRONMENT=.venv .venv/uv/bin/uv sync --frozen --all-extras --python $(BIN)/python
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench soak format dist
+.PHONY: help demo test check bench peers soak format dist
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 10
@@ -31,6 +33,10 @@ check: $(INSTALLED) ## lint, formatting, types, import layers
 bench: $(INSTALLED) ## run the benchmarks
 	$(BIN)/python -m benchmarks
 
+peers: $(INSTALLED) ## measure other systems beside dvecdb; PEERS_ARGS="--rows 20000 --data FILE"
+	$(SYNC) --all-groups
+	$(BIN)/python -m benchmarks.peers $(PEERS_ARGS)
+
 soak: $(INSTALLED) ## run the tests for hours, with fresh seeds
 	DVECDB_SOAK=1 $(BIN)/python -m pytest -n 2 --dist worksteal --hypothesis-profile=soak \
 		--timeout=7200 --override-ini=faulthandler_timeout=7800 $(PYTEST_ARGS)
@@ -47,5 +53,5 @@ $(INSTALLED): pyproject.toml uv.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "dvecdb needs Python 3.11 or newer; set PYTHON")'
 	test -x .venv/uv/bin/uv || { $(PYTHON) -m venv .venv && $(PYTHON) -m venv .venv/uv; }
 	.venv/uv/bin/python -m pip install --quiet uv==$(UV_VERSION)
-	UV_PROJECT_ENVIRONMENT=.venv .venv/uv/bin/uv sync --frozen --all-groups --all-extras --python $(BIN)/python
+	$(SYNC) --all-groups --no-group peers
 	@touch $@

@@ -16,7 +16,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from benchmarks import embedding, http, http_writes, opening, recovery, rescue, search, writes
+from benchmarks import (
+    embedding,
+    http,
+    http_writes,
+    index,
+    index_peers,
+    opening,
+    recovery,
+    rescue,
+    search,
+    writes,
+)
 from benchmarks.data import embeddings
 from benchmarks.harness import Measure, Options, report
 
@@ -42,6 +53,13 @@ NAMES = (
     "embed-million",
     "http",
     "http-writes",
+    "index",
+    "index-peers",
+    "index-http",
+    "index-million",
+    "index-filters",
+    "index-writes",
+    "index-recall",
 )
 
 
@@ -88,6 +106,8 @@ def run(options: Options, names: list[str] | tuple[str, ...]) -> list[Measure]:
         "embed-million": lambda: embedding.embedding_memory(options),
         "http": lambda: http.http(options, rows, queries),
         "http-writes": lambda: http_writes.inserts(options, rows),
+        "index": lambda: index.index(options, rows, queries),
+        "index-peers": lambda: index_peers.index_peers(options, rows, queries),
     }
     measures: list[Measure] = []
     for name in NAMES:

@@ -12,6 +12,7 @@ import sys
 import time
 from pathlib import Path
 
+_BEFORE = Path("/proc/self/smaps_rollup").read_text(encoding="ascii")
 _START = time.perf_counter()
 
 import numpy as np  # noqa: E402  # timed
@@ -19,6 +20,8 @@ import numpy as np  # noqa: E402  # timed
 import dvecdb  # noqa: E402
 
 IMPORT_SECONDS = time.perf_counter() - _START
+
+from benchmarks.index_data import READY_SECONDS, settings_for  # noqa: E402  # after the clock
 
 from dvecdb.settings import Settings  # noqa: E402  # loaded already
 
@@ -135,9 +138,30 @@ def serve(path: str, dimension: int, sync_seconds: float) -> dict[str, object]:
     return {}
 
 
-def anonymous_bytes() -> int:
+def index_memory(path: str, queries: str, rows: int) -> dict[str, object]:
+    """Open, wait until the index is ready, search. Memory beyond that of the interpreter."""
+    asked = np.load(queries)
+    before, modules = anonymous_bytes(_BEFORE), anonymous_bytes()
+    start = time.perf_counter()
+    with dvecdb.open(path, settings=settings_for(rows)) as database:
+        docs = database.collection("docs")
+        stats = docs.wait_for_index(READY_SECONDS)
+        ready = time.perf_counter() - start
+        for query in asked:
+            docs.search(query)
+        memory = anonymous_bytes()
+    return {
+        "state": stats.state,
+        "ready": ready,
+        "memory": (memory - before - asked.nbytes) / 1e6,
+        "modules": (modules - before) / 1e6,
+        "index": stats.size_bytes / 1e6,
+    }
+
+
+def anonymous_bytes(status: str | None = None) -> int:
     """Return the memory of this process that no file stands behind: exact, unlike RssAnon."""
-    status = Path("/proc/self/smaps_rollup").read_text(encoding="ascii")
+    status = status or Path("/proc/self/smaps_rollup").read_text(encoding="ascii")
     (line,) = (line for line in status.splitlines() if line.startswith("Anonymous:"))
     return int(line.split()[1]) * 1024
 
@@ -147,6 +171,7 @@ TASKS = {
     "fill-and-die": fill_and_die,
     "reopen": reopen,
     "get-many": get_many,
+    "index-memory": index_memory,
     "serve": serve,
 }
 

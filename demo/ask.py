@@ -22,7 +22,7 @@ from dvecdb.errors import DvecdbError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from dvecdb.records import Hit
+    from dvecdb.results import Hit
 
 
 def lines_of(hits: Iterable[Hit]) -> Iterator[str]:

@@ -45,7 +45,16 @@ FILE_METHODS = {
     "write_text",
 }
 # What is left of `os` when files are taken away.
-OS_NAMES = {"PathLike", "environ", "fspath", "getpid", "path", "register_at_fork", "strerror"}
+OS_NAMES = {
+    "PathLike",
+    "cpu_count",
+    "environ",
+    "fspath",
+    "getpid",
+    "path",
+    "register_at_fork",
+    "strerror",
+}
 
 CLOCK_PARTS = {"clock.py", "testing"}
 CLOCK_METHODS = {"now", "today", "utcnow"}

@@ -105,6 +105,7 @@ class Code(StrEnum):
     EMBEDDER_REFUSED = "embedder-refused"
     EMBEDDER_MISMATCH = "embedder-mismatch"
     EXTRA_MISSING = "extra-missing"
+    INVALID_FILTER = "invalid-filter"
 
 
 class DvecdbError(Exception):

@@ -1,5 +1,8 @@
 """dvecdb's own calls: one general write, reads of one state, the past, documents, history."""
 
+import json
+from urllib.parse import quote
+
 import msgspec
 import numpy as np
 import pytest
@@ -175,6 +178,54 @@ def test_query(books):
     body = {"vector": octets([0, 0]), "with_metadata": False, "limit": 1, "on_damage": "exclude"}
     found = packed(books, "POST", f"{C}/query", body)
     assert found["hits"] == [{"id": "a", "distance": 1.0, "metadata": None}]
+
+
+def test_a_filter_of_conditions_goes_in_everywhere(books):
+    where = {"must": [{"key": "n", "range": {"gte": 2}}]}
+    text = quote(json.dumps(where))
+    body = {"vector": [0, 0], "where": where}
+    assert [hit["id"] for hit in books("POST", f"{C}/query", body).data["hits"]] == ["b"]
+    assert books("GET", f"{C}/count?where={text}").data["count"] == 1
+    assert [one["id"] for one in books("GET", f"{C}/scroll?where={text}").data["records"]] == ["b"]
+    found = books("POST", f"{C}/vectors/get", {"ids": ["a", "b"], "where": where}).data["records"]
+    assert [one and one["id"] for one in found] == [None, "b"]
+    assert books("POST", f"{C}/points/count", {"filter": where}).data["count"] == 1
+    deleted = books("POST", f"{C}/vectors/delete", {"filter": where})
+    assert deleted.data["deleted_count"] == 1
+    undone = books("POST", f"{C}/undo", {"to_lsn": 1, "filter": where})
+    assert undone.data["restored"] == 1
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body"),
+    [
+        ("POST", "query", {"vector": [0, 0], "where": "FILTER"}),
+        ("POST", "search", {"vector": [0, 0], "filter": "FILTER"}),
+        ("POST", "points/search/batch", {"searches": [{"vector": [0, 0], "filter": "FILTER"}]}),
+        ("POST", "points/scroll", {"filter": "FILTER"}),
+        ("POST", "points/count", {"filter": "FILTER"}),
+        ("POST", "vectors/get", {"ids": ["a"], "where": "FILTER"}),
+        ("POST", "vectors/delete", {"filter": "FILTER"}),
+        ("POST", "undo", {"to_lsn": 1, "filter": "FILTER"}),
+        ("GET", "count?where=FILTER", None),
+        ("GET", "scroll?where=FILTER", None),
+    ],
+)
+def test_a_bad_filter_is_named_by_its_path(books, method, path, body):
+    text = json.dumps({"must": [{"key": "n", "match": {"is": 1}}]})
+    given = body and json.loads(json.dumps(body).replace('"FILTER"', text))
+    answer = books(method, f"{C}/{path.replace('FILTER', quote(text))}", given)
+    assert (answer.status, answer.code) == (400, "invalid-filter")
+    assert answer.json["details"]["path"] == "where.must[0].match.is"
+
+
+def test_the_deepest_filter_that_is_allowed_is_read(books):
+    tree = {"must": [{"key": "n", "match": {"any": [1]}}]}
+    for _ in range(31):
+        tree = {"should": [tree]}
+    assert books("POST", f"{C}/points/count", {"filter": tree}).data["count"] == 1
+    answer = books("POST", f"{C}/points/count", {"filter": {"must": [tree]}})
+    assert (answer.status, answer.code) == (400, "invalid-filter")
 
 
 def test_scroll_stays_in_one_state(books):

@@ -333,6 +333,53 @@ def test_filters_compare_json_values(books):
         refused(lambda one=bad: books.search(ROW, where=one), Code.INVALID_ARGUMENT)
 
 
+def test_a_filter_of_conditions_is_the_same_for_every_call(books):
+    rows = [{"n": 5, "shop": {"tags": ["new", "red"]}}, {"n": 7, "day": "2024-05-01"}, None]
+    books.upsert(["x", "y", "z"], [ROW, ROW, ROW], rows)
+    everything = ["a", "b", "c", "x", "y", "z"]
+    for where, ids in (
+        ({"must": [{"key": "n", "range": {"gte": 5}}]}, ["x", "y"]),
+        ({"must": {"key": "shop.tags", "match": {"any": ["red", "blue"]}}}, ["x"]),
+        ({"must": [{"key": "day", "range": {"lt": "2024-05-01T00:00:01Z"}}]}, ["y"]),
+        ({"must": [{"has_id": ["x", "z", "none"]}], "must_not": [{"is_empty": {"key": "n"}}]},
+         ["x"]),
+        ({"must_not": [{"has_id": ["x", "y", "z"]}]}, ["a", "b", "c"]),
+        ({"must": []}, everything),
+    ):  # fmt: skip
+        assert sorted(hit.id for hit in books.search(ROW, where=where)) == ids
+        assert books.count(where=where) == len(ids)
+        assert sorted(record.id for record in books.scroll(where=where).records) == ids
+        found = books.get(everything, where=where, with_vectors=False)
+        assert [None if one is None else one.id for one in found] == [
+            one if one in ids else None for one in everything
+        ]
+        assert [record.id for record in books.scan(where=where)] == ids
+        snapshot = books.snapshot()
+        assert [record.id for record in snapshot.scan(where=where)] == ids
+        assert len([one for one in snapshot.get(everything, where=where) if one]) == len(ids)
+    before = books.stats().last_lsn
+    where = {"must": [{"key": "n", "range": {"gt": 5}}]}
+    assert books.delete(where=where).count == 1
+    assert books.count(where=where) == 0
+    assert books.undo(to_lsn=before, where=where).restored == 1
+    assert books.count(where=where) == 1
+
+
+def test_a_bad_filter_is_refused_by_its_path(books):
+    where = {"must": [{"key": "n", "range": {"gte": True}}]}
+    for call in (
+        lambda: books.search(ROW, where=where), lambda: books.count(where=where),
+        lambda: books.scroll(where=where), lambda: books.get(["a"], where=where),
+        lambda: list(books.scan(where=where)), lambda: books.delete(where=where),
+        lambda: books.undo(to_lsn=1, where=where),
+    ):  # fmt: skip
+        error = refused(call, Code.INVALID_FILTER, InvalidRequestError)
+        assert error.details["path"] == "where.must[0].range.gte"
+        assert error.message == (
+            "where.must[0].range.gte: expected a number or an ISO date, found true"
+        )
+
+
 @pytest.mark.parametrize("what", BAD_READS)
 def test_bad_read_is_refused(shared, what):
     books = shared.database.collection("books")

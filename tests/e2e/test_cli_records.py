@@ -118,6 +118,11 @@ def test_conditions_are_json_values_or_text(cmd):
     assert ids("lang=de", "year=1999.0") == ["a"]
     assert ids("lang=de", "year=2000") == []
     assert cmd.says("count", "docs", "--where", "lang=en") == "1\n"
+    tree = '{"must": [{"key": "lang", "match": {"any": ["en"]}}]}'
+    assert cmd.says("count", "docs", "--where", tree) == "1\n"
+    assert cmd.says("count", "docs", "--where", '{"lang": "en"}') == "1\n"
+    bad = '{"must": [{"key": "lang", "like": "e"}]}'
+    assert cmd.fails("count", "docs", "--where", bad)[:2] == (2, "invalid-filter")
     assert cmd.says("search", "docs", "[1,0,0]", "--where", "lang=fr") == "nothing found\n"
     assert parse_conditions(["a=b=c", "n=null", "t=true"]) == {"a": "b=c", "n": None, "t": True}
 
@@ -234,6 +239,8 @@ def test_every_class_of_error_has_an_exit_code():
         ["search", "docs", "[1,null,2]"],
         ["search", "docs", "[1,2,3]", "-n", "0"],
         ["search", "docs", "[1,2,3]", "--where", "x"],
+        ["search", "docs", "[1,2,3]", "--where", '{"must": [}'],
+        ["search", "docs", "[1,2,3]", "--where", '{"x": 1}', "--where", "y=1"],
         ["search", "docs", "[1,2,3]", "--where", "x=1", "--where", "x=2"],
         ["search", "docs", "missing.json"],
         ["search", "docs", "-"],

@@ -16,7 +16,7 @@ import dvecdb
 from dvecdb import errors
 from dvecdb.errors import Code, DamagedDataError, DvecdbError, InvalidRequestError
 from dvecdb.records import Metric, Schema, VectorType
-from dvecdb.wire import bodies, codec, legacy
+from dvecdb.wire import bodies, codec, legacy, searches
 from dvecdb.wire.codec import Format, decode, encode
 from dvecdb.wire.envelope import (
     ERROR_CLASSES,
@@ -52,7 +52,7 @@ def test_a_vector_reads_the_same_in_every_form(numbers):
         (encode({"vector": octets}, Format.MSGPACK), Format.MSGPACK),
     ]
     for data, form in forms:
-        found = vector_of(decode(data, bodies.QueryRequest, form).vector)
+        found = vector_of(decode(data, searches.QueryRequest, form).vector)
         assert np.array_equal(found.astype(np.float32), expected)
     assert np.array_equal(vectors_from(octets, len(numbers))[0], expected)
 
@@ -100,7 +100,7 @@ def test_numbers_beyond_float32_are_refused_before_they_are_sent():
     ],
 )
 def test_malformed_json_is_refused_with_its_position(data, position, text):
-    error = refusal(decode, data, bodies.QueryRequest, Format.JSON)
+    error = refusal(decode, data, searches.QueryRequest, Format.JSON)
     assert error.code == Code.INVALID_BODY
     assert text in error.message
     assert error.details.get("position") in {position, position + 1}
@@ -123,12 +123,12 @@ def test_malformed_json_is_refused_with_its_position(data, position, text):
     ],
 )
 def test_a_value_of_the_wrong_type_is_refused_with_its_path(data, code, path):
-    error = refusal(decode, data, bodies.QueryRequest, Format.JSON)
+    error = refusal(decode, data, searches.QueryRequest, Format.JSON)
     assert (error.code, error.details["path"]) == (code, path)
 
 
 def test_an_unknown_field_names_the_nearest_known_one():
-    error = refusal(decode, b'{"vector":[1],"limt":3}', bodies.QueryRequest, Format.JSON)
+    error = refusal(decode, b'{"vector":[1],"limt":3}', searches.QueryRequest, Format.JSON)
     assert error.code == Code.UNKNOWN_FIELD
     assert error.details["nearest"] == "limit"
     assert refusal(codec.convert, {"aftr": "3"}, bodies.ScrollQuery).details["nearest"] == "after"
@@ -141,7 +141,7 @@ def test_old_endpoints_ignore_unknown_fields():
 
 def test_deep_nesting_is_refused():
     bomb = b'{"vector":[1],"where":{"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}}"
-    assert refusal(decode, bomb, bodies.QueryRequest, Format.JSON).code == Code.INVALID_BODY
+    assert refusal(decode, bomb, searches.QueryRequest, Format.JSON).code == Code.INVALID_BODY
     value = []
     for _ in range(codec.DEPTH_MAX - 1):
         value = [value]
@@ -158,7 +158,7 @@ def test_any_bytes_are_read_or_refused(data, form):
             return error.code
         return None
 
-    for kind in (bodies.WriteRequest, legacy.UpsertRequest, bodies.QueryRequest):
+    for kind in (bodies.WriteRequest, legacy.UpsertRequest, searches.QueryRequest):
         assert outcome(kind) in {
             None, Code.INVALID_BODY, Code.UNKNOWN_FIELD, Code.VECTOR_OUT_OF_RANGE}  # fmt: skip
 
@@ -252,4 +252,4 @@ def test_both_names_of_the_query_at_once_are_refused():
 def test_base64_is_that_of_the_standard():
     octets = np.array([1.5, -2.0], "<f4").tobytes()
     data = b'{"vector":"' + base64.b64encode(octets) + b'"}'
-    assert decode(data, bodies.QueryRequest, Format.JSON).vector == octets
+    assert decode(data, searches.QueryRequest, Format.JSON).vector == octets

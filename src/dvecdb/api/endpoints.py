@@ -19,6 +19,7 @@ from dvecdb.api.operations import (
     records,
     recovery,
     rescue,
+    searches,
     server,
     stored,
     vectors,
@@ -29,6 +30,7 @@ from dvecdb.wire import bodies, legacy
 from dvecdb.wire import jobs as running
 from dvecdb.wire import recovery as messages
 from dvecdb.wire import rescue as imports
+from dvecdb.wire import searches as searching
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -211,8 +213,20 @@ _RECORD_ROWS: Final = (
         request=bodies.GetRequest, **_READ,
     ),
     _own(
-        "POST", f"{_ONE}/query", records.query, bodies.QueryAnswer,
-        request=bodies.QueryRequest, **_READ,
+        "POST", f"{_ONE}/query", searches.query, searching.QueryAnswer,
+        request=searching.QueryRequest, **_READ,
+    ),
+    _own(
+        "POST", f"{_ONE}/search/batch", searches.query_batch, searching.QueryBatchAnswer,
+        request=searching.QueryBatchRequest, **_READ,
+    ),
+    _own(
+        "POST", f"{_ONE}/search/groups", searches.search_groups, searching.GroupsAnswer,
+        request=searching.GroupsRequest, **_READ,
+    ),
+    _own(
+        "POST", f"{_ONE}/facet", searches.facet, searching.FacetAnswer,
+        request=searching.FacetRequest, **_READ,
     ),
     _own(
         "GET", f"{_ONE}/scroll", records.scroll, bodies.ScrollAnswer,

@@ -64,6 +64,7 @@ _RECOVERY: Final = frozenset(
     {"trash", "backups", "deleted", "restore", "cleanup", "backup", "hard-delete", "snapshots",
      "import", "imports", "protect", "undo", "clone", "tags", "config", "clock"}
 )  # fmt: skip
+_RECORDS: Final = frozenset({"search", "query", "facet", "write", "scroll", "count", "documents"})
 _MSGPACK_NOTE: Final = (
     "The same in MessagePack, which may also be asked for with `Accept: application/msgpack`. "
     "Vectors are bytes of little-endian float32."
@@ -179,7 +180,7 @@ def _tag(endpoint: Endpoint) -> str:
         return "jobs"
     if words[0] == "collections" and len(words) > 1 and words[1] in {"vectors", "points"}:
         return words[1]
-    if words[-1] in {"search", "query", "write", "scroll", "count", "documents"}:
+    if _RECORDS.intersection(words):
         return "records"
     return "collections" if words[0] == "collections" else "server"
 

@@ -16,6 +16,7 @@ STATUSES: Final[dict[Code, int]] = {
     Code.INVALID_ARGUMENT: 400,
     Code.INVALID_NAME: 400,
     Code.INVALID_ID: 400,
+    Code.INVALID_FILTER: 400,
     Code.INVALID_METADATA: 400,
     Code.METADATA_TOO_LARGE: 400,
     Code.WRONG_DIMENSION: 400,

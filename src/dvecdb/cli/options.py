@@ -37,8 +37,9 @@ Condition = Annotated[
     list[str] | None,
     typer.Option(
         "--where",
-        metavar="KEY=VALUE",
-        help="Only records with this metadata; VALUE is JSON, or else text. May be repeated.",
+        metavar="KEY=VALUE|JSON",
+        help="Only records with this metadata; VALUE is JSON, or else text. May be repeated. "
+        "Or a whole filter as JSON.",
     ),
 ]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do it without asking.")]

@@ -64,11 +64,13 @@ def parse_hours(text: str, name: str) -> int | None:
 
 
 def parse_conditions(texts: Sequence[str] | None) -> dict[str, Json] | None:
-    """Return the metadata that `--where KEY=VALUE` asks for: JSON values, or else text.
+    """Return the filter of `--where KEY=VALUE`, JSON values or else text, or of `--where {...}`.
 
     Raises:
-        UsageError: no `=`, or a key twice.
+        UsageError: no `=`, a key twice, a filter that is no JSON or does not stand alone.
     """
+    if texts and any(text.lstrip().startswith("{") for text in texts):
+        return _parse_filter(texts)
     found: dict[str, Json] = {}
     for text in texts or ():
         key, equals, value = text.partition("=")
@@ -81,6 +83,17 @@ def parse_conditions(texts: Sequence[str] | None) -> dict[str, Json] | None:
         except msgspec.MsgspecError:
             found[key] = value
     return found or None
+
+
+def _parse_filter(texts: Sequence[str]) -> dict[str, Json]:
+    if len(texts) > 1:
+        raise UsageError("--where: a filter in JSON stands alone; put all conditions into it")
+    try:
+        return msgspec.json.decode(texts[0], type=dict[str, Any])
+    except msgspec.MsgspecError as error:
+        raise UsageError(
+            f"--where {texts[0]}: expected KEY=VALUE, or a filter as a JSON object: {error}"
+        ) from None
 
 
 def parse_vector(text: str) -> Any:

@@ -6,9 +6,15 @@ import asyncio
 import uuid
 from collections.abc import Generator
 from functools import update_wrapper
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Self, TypeVar, Unpack
 
-from dvecdb.client import job_requests, recovery_requests, requests, rescue_requests
+from dvecdb.client import (
+    job_requests,
+    recovery_requests,
+    requests,
+    rescue_requests,
+    search_requests,
+)
 from dvecdb.client.address import (
     CONNECT_TIMEOUT_SECONDS,
     CONNECTIONS_MAX,
@@ -38,12 +44,11 @@ if TYPE_CHECKING:
         Finding,
         Json,
         Lsn,
-        OnDamage,
         Page,
         Record,
         Schema,
     )
-    from dvecdb.results import Hits
+    from dvecdb.results import FacetCount, Group, Hits, SearchOptions
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -250,7 +255,10 @@ class AsyncReader:
         return self.target.schema
 
     get = _method(requests.get)
-    search = _method(requests.search)
+    search = _method(search_requests.search)
+    search_batch = _method(search_requests.search_batch)
+    search_groups = _method(search_requests.search_groups)
+    facet = _method(search_requests.facet)
     scroll = _method(requests.scroll)
     count = _method(requests.count)
     history = _method(requests.history)
@@ -261,11 +269,15 @@ class AsyncReader:
         return AsyncSnapshot(self, await self.send(requests.pin(self.target, as_of=as_of)))
 
     async def scan(
-        self, *, as_of: AsOf | None = None, with_vectors: bool = False
+        self,
+        *,
+        where: Mapping[str, Json] | None = None,
+        as_of: AsOf | None = None,
+        with_vectors: bool = False,
     ) -> AsyncIterator[Record]:
-        """Yield every record of one consistent state, in row order."""
+        """Yield every record of one consistent state that matches `where`, in row order."""
         snapshot = await self.snapshot(as_of=as_of)
-        async for record in snapshot.scan(with_vectors=with_vectors):
+        async for record in snapshot.scan(where=where, with_vectors=with_vectors):
             yield record
 
     async def send(self, wanted: Call[T] | Plan[T]) -> T:
@@ -302,6 +314,7 @@ class AsyncCollection(AsyncReader):
 
     findings = _method(requests.findings)
     flush = _method(requests.flush)
+    wait_for_index = _method(search_requests.wait_for_index)
     verify = _method(requests.verify)
 
 
@@ -360,35 +373,68 @@ class AsyncSnapshot:
     ) -> None:
         """Nothing to release: the server keeps every state of the history window."""
 
-    async def get(self, ids: Sequence[str], *, with_vectors: bool = True) -> list[Record | None]:
-        """Return the records of `ids` in order, None for those that do not exist."""
-        return await self._collection.get(ids, as_of=self.lsn, with_vectors=with_vectors)
+    async def get(
+        self,
+        ids: Sequence[str],
+        *,
+        where: Mapping[str, Json] | None = None,
+        with_vectors: bool = True,
+    ) -> list[Record | None]:
+        """Return the records of `ids` in order, None for those that do not exist or match."""
+        return await self._collection.get(
+            ids, where=where, as_of=self.lsn, with_vectors=with_vectors
+        )
 
     async def search(
         self,
         query: Any,
         *,
-        limit: int = 10,
         where: Mapping[str, Json] | None = None,
-        with_metadata: bool = True,
-        on_damage: OnDamage = "fail",
+        **options: Unpack[SearchOptions],
     ) -> Hits:
-        """Return the `limit` nearest records, exactly, nearest first, ties by row."""
-        return await self._collection.search(
-            query,
-            limit=limit,
-            where=where,
-            as_of=self.lsn,
-            with_metadata=with_metadata,
-            on_damage=on_damage,
+        """Return the nearest records, nearest first, ties by row. As `Collection.search`."""
+        return await self._collection.search(query, where=where, as_of=self.lsn, **options)
+
+    async def search_batch(
+        self,
+        queries: Any,
+        *,
+        where: Mapping[str, Json] | None = None,
+        **options: Unpack[SearchOptions],
+    ) -> list[Hits]:
+        """Return the hits of several queries [n, dimension]."""
+        return await self._collection.search_batch(queries, where=where, as_of=self.lsn, **options)
+
+    async def search_groups(
+        self,
+        query: Any,
+        by: str,
+        *,
+        group_size: int = 3,
+        where: Mapping[str, Json] | None = None,
+        **options: Unpack[SearchOptions],
+    ) -> list[Group]:
+        """Return the nearest groups of records that share a value of the field `by`."""
+        return await self._collection.search_groups(
+            query, by, group_size=group_size, where=where, as_of=self.lsn, **options
         )
 
-    async def scan(self, *, with_vectors: bool = False) -> AsyncIterator[Record]:
-        """Yield every record in row order. Pages are read as they are needed."""
+    async def facet(
+        self, by: str, *, limit: int = 10, where: Mapping[str, Json] | None = None
+    ) -> list[FacetCount]:
+        """Return how many records have each value of the field `by`, the commonest first."""
+        return await self._collection.facet(by, limit=limit, where=where, as_of=self.lsn)
+
+    async def scan(
+        self, *, where: Mapping[str, Json] | None = None, with_vectors: bool = False
+    ) -> AsyncIterator[Record]:
+        """Yield every record that matches in row order. Pages are read as they are needed."""
         after: int | None = None
         limit = requests.scan_rows(self._collection.schema, with_vectors=with_vectors)
         while True:
-            page = await self.scroll(limit=limit, after=after, with_vectors=with_vectors)
+            page = await self.scroll(
+                limit=limit, after=after, where=where, with_vectors=with_vectors
+            )
             for record in page.records:
                 yield record
             if page.next is None:

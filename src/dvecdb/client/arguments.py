@@ -17,6 +17,7 @@ from dvecdb.clock import from_datetime
 from dvecdb.errors import Code, InvalidRequestError
 from dvecdb.formats.json_value import bad_metadata, encode_json, encode_metadata
 from dvecdb.records import canonical_ids
+from dvecdb.search.filters import parse_filter
 from dvecdb.search.vectors import VectorSource
 from dvecdb.wire.bodies import DocumentValue, Rows
 
@@ -133,18 +134,15 @@ def _document_name(name: object) -> tuple[str, str]:
 
 
 def where_map(where: object) -> dict[str, Json] | None:
-    """Return an equality filter as a message has it.
+    """Return a filter as a message has it. What is wrong with it is said without a request.
 
     Raises:
-        InvalidRequestError: `invalid-argument`.
+        InvalidRequestError: `invalid-argument`, `invalid-filter`.
     """
     if where is None:
         return None
-    if not isinstance(where, Mapping) or not all(isinstance(name, str) for name in where):
-        raise invalid(
-            "where: expected a map of metadata fields to the values they must have, "
-            f"found {where!r:.80}"
-        )
+    parse_filter(where)
+    assert isinstance(where, Mapping)
     values = dict(where)
     encode_json(values, "where", Code.INVALID_ARGUMENT)
     return values

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from functools import update_wrapper
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Self, TypeVar, Unpack
 
-from dvecdb.client import recovery_requests, requests
+from dvecdb.client import recovery_requests, requests, search_requests
 from dvecdb.errors import Code, HandleError, NotFoundError
 
 if TYPE_CHECKING:
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from dvecdb.client.attempts import Call
     from dvecdb.client.connection import Connection
     from dvecdb.client.requests import Plan, Target
-    from dvecdb.records import AsOf, Json, Lsn, OnDamage, Page, Record, Schema
-    from dvecdb.results import Hits
+    from dvecdb.records import AsOf, Json, Lsn, Page, Record, Schema
+    from dvecdb.results import FacetCount, Group, Hits, SearchOptions
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -63,7 +63,10 @@ class RemoteReader:
         return self.target.schema
 
     get = _method(requests.get)
-    search = _method(requests.search)
+    search = _method(search_requests.search)
+    search_batch = _method(search_requests.search_batch)
+    search_groups = _method(search_requests.search_groups)
+    facet = _method(search_requests.facet)
     scroll = _method(requests.scroll)
     count = _method(requests.count)
     history = _method(requests.history)
@@ -77,9 +80,15 @@ class RemoteReader:
         """
         return RemoteSnapshot(self, self.send(requests.pin(self.target, as_of=as_of)))
 
-    def scan(self, *, as_of: AsOf | None = None, with_vectors: bool = False) -> Iterator[Record]:
-        """Yield every record of one consistent state, in row order."""
-        return self.snapshot(as_of=as_of).scan(with_vectors=with_vectors)
+    def scan(
+        self,
+        *,
+        where: Mapping[str, Json] | None = None,
+        as_of: AsOf | None = None,
+        with_vectors: bool = False,
+    ) -> Iterator[Record]:
+        """Yield every record of one consistent state that matches `where`, in row order."""
+        return self.snapshot(as_of=as_of).scan(where=where, with_vectors=with_vectors)
 
     def send(self, wanted: Call[T] | Plan[T]) -> T:
         """Return the result of a call or plan of this collection."""
@@ -123,6 +132,7 @@ class RemoteCollection(RemoteReader):
 
     findings = _method(requests.findings)
     flush = _method(requests.flush)
+    wait_for_index = _method(search_requests.wait_for_index)
     verify = _method(requests.verify)
 
 
@@ -181,35 +191,64 @@ class RemoteSnapshot:
     ) -> None:
         """Nothing to release: the server keeps every state of the history window."""
 
-    def get(self, ids: Sequence[str], *, with_vectors: bool = True) -> list[Record | None]:
-        """Return the records of `ids` in order, None for those that do not exist."""
-        return self._collection.get(ids, as_of=self.lsn, with_vectors=with_vectors)
+    def get(
+        self,
+        ids: Sequence[str],
+        *,
+        where: Mapping[str, Json] | None = None,
+        with_vectors: bool = True,
+    ) -> list[Record | None]:
+        """Return the records of `ids` in order, None for those that do not exist or match."""
+        return self._collection.get(ids, where=where, as_of=self.lsn, with_vectors=with_vectors)
 
     def search(
         self,
         query: Any,
         *,
-        limit: int = 10,
         where: Mapping[str, Json] | None = None,
-        with_metadata: bool = True,
-        on_damage: OnDamage = "fail",
+        **options: Unpack[SearchOptions],
     ) -> Hits:
-        """Return the `limit` nearest records, exactly, nearest first, ties by row."""
-        return self._collection.search(
-            query,
-            limit=limit,
-            where=where,
-            as_of=self.lsn,
-            with_metadata=with_metadata,
-            on_damage=on_damage,
+        """Return the nearest records, nearest first, ties by row. As `Collection.search`."""
+        return self._collection.search(query, where=where, as_of=self.lsn, **options)
+
+    def search_batch(
+        self,
+        queries: Any,
+        *,
+        where: Mapping[str, Json] | None = None,
+        **options: Unpack[SearchOptions],
+    ) -> list[Hits]:
+        """Return the hits of several queries [n, dimension]."""
+        return self._collection.search_batch(queries, where=where, as_of=self.lsn, **options)
+
+    def search_groups(
+        self,
+        query: Any,
+        by: str,
+        *,
+        group_size: int = 3,
+        where: Mapping[str, Json] | None = None,
+        **options: Unpack[SearchOptions],
+    ) -> list[Group]:
+        """Return the nearest groups of records that share a value of the field `by`."""
+        return self._collection.search_groups(
+            query, by, group_size=group_size, where=where, as_of=self.lsn, **options
         )
 
-    def scan(self, *, with_vectors: bool = False) -> Iterator[Record]:
-        """Yield every record in row order. Pages are read as they are needed."""
+    def facet(
+        self, by: str, *, limit: int = 10, where: Mapping[str, Json] | None = None
+    ) -> list[FacetCount]:
+        """Return how many records have each value of the field `by`, the commonest first."""
+        return self._collection.facet(by, limit=limit, where=where, as_of=self.lsn)
+
+    def scan(
+        self, *, where: Mapping[str, Json] | None = None, with_vectors: bool = False
+    ) -> Iterator[Record]:
+        """Yield every record that matches in row order. Pages are read as they are needed."""
         after: int | None = None
         limit = requests.scan_rows(self._collection.schema, with_vectors=with_vectors)
         while True:
-            page = self.scroll(limit=limit, after=after, with_vectors=with_vectors)
+            page = self.scroll(limit=limit, after=after, where=where, with_vectors=with_vectors)
             yield from page.records
             if page.next is None:
                 return

@@ -30,7 +30,6 @@ from dvecdb.records import (
     parse_metric,
     parse_vector_type,
 )
-from dvecdb.search.vectors import check_query
 from dvecdb.wire import bodies
 from dvecdb.wire.codec import Format, encode
 from dvecdb.wire.envelope import ErrorBody, error_from
@@ -47,13 +46,11 @@ if TYPE_CHECKING:
         Finding,
         Json,
         Metadata,
-        OnDamage,
         Record,
         UpdateMode,
         VerifyReport,
         WriteOptions,
     )
-    from dvecdb.results import Hits
 
 T = TypeVar("T")
 A = TypeVar("A")
@@ -285,53 +282,24 @@ def get(
     collection: Target,
     ids: Sequence[str],
     *,
+    where: Mapping[str, Json] | None = None,
     as_of: AsOf | None = None,
     with_vectors: bool = True,
 ) -> Call[list[Record | None]]:
-    """Return the records of `ids` in order, None for those that do not exist.
+    """Return the records of `ids` in order, None for those that do not exist or do not match.
 
     Raises:
-        InvalidRequestError: `invalid-id`.
+        InvalidRequestError: `invalid-id`, `invalid-filter`.
         DamagedDataError: `damaged-data`, names the ids that cannot be read.
     """
-    request = bodies.GetRequest(arguments.id_list(ids), arguments.state(as_of), bool(with_vectors))
+    request = bodies.GetRequest(
+        arguments.id_list(ids),
+        arguments.state(as_of),
+        bool(with_vectors),
+        arguments.where_map(where),
+    )
     path = f"{collection.path}/{collection.get_path}"
     return ask(path, request, bodies.GetAnswer, bodies.records_from)
-
-
-def search(
-    collection: Target,
-    query: Any,
-    *,
-    limit: int = 10,
-    where: Mapping[str, Json] | None = None,
-    as_of: AsOf | None = None,
-    with_metadata: bool = True,
-    on_damage: OnDamage = "fail",
-) -> Call[Hits]:
-    """Return the `limit` nearest records, exactly, best first. query: [dimension], finite.
-
-    where: only records whose metadata has these top-level fields with these values. With
-    `on_damage="exclude"` records whose bytes are damaged are left out and listed in
-    `Hits.excluded`.
-
-    Raises:
-        InvalidRequestError: `wrong-dimension`, `not-finite`, `invalid-argument`.
-        DamagedDataError: `damaged-data`, names the ids that cannot be read.
-    """
-    check_whole("limit", limit, 1, LIMIT_MAX)
-    if on_damage not in {"fail", "exclude"}:
-        raise arguments.invalid(f"on_damage: expected fail or exclude, found {on_damage!r}")
-    vector = check_query(query, collection.schema.dimension)
-    request = bodies.QueryRequest(
-        vector.astype("<f4", copy=False).tobytes(),
-        limit,
-        arguments.where_map(where),
-        arguments.state(as_of),
-        bool(with_metadata),
-        on_damage,
-    )
-    return ask(f"{collection.path}/query", request, bodies.QueryAnswer, bodies.hits_from)
 
 
 def scroll(

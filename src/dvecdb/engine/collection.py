@@ -14,6 +14,7 @@ from dvecdb.engine.documents import Documents
 from dvecdb.engine.group import GroupCommit
 from dvecdb.engine.index_care import index_stats, wait_for_index
 from dvecdb.engine.maintenance import maintain, needs_freeze
+from dvecdb.engine.reads import Reads
 from dvecdb.engine.searching import Searching
 from dvecdb.engine.snapshot import Snapshot
 from dvecdb.engine.verify import verify_store
@@ -32,7 +33,7 @@ from dvecdb.records import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from dvecdb.engine.rows import View
     from dvecdb.engine.store import Store
@@ -43,16 +44,13 @@ if TYPE_CHECKING:
         IndexStats,
         Json,
         Metadata,
-        Page,
-        Record,
         Schema,
         UpdateMode,
         WriteOptions,
     )
-    from dvecdb.results import FacetCount, Group, Hits, SearchOptions
 
 
-class Collection:
+class Collection(Reads):
     """An open collection. Safe to use from any number of threads.
 
     Every write returns a `Commit` and is durable then. Every write may carry `if_lsn` (refused if
@@ -316,88 +314,6 @@ class Collection:
         """Return the oldest readable time: of the horizon's commit, in whole microseconds."""
         horizon = view.manifest.horizon_lsn
         return view.hlc(horizon) + 999 if horizon else self._store.created_ns
-
-    def get(
-        self, ids: Sequence[str], *, as_of: AsOf | None = None, with_vectors: bool = True
-    ) -> list[Record | None]:
-        """Return the records of `ids` in order, None for those that do not exist."""
-        return self.snapshot(as_of=as_of).get(ids, with_vectors=with_vectors)
-
-    def search(
-        self,
-        query: Any,
-        *,
-        where: Mapping[str, Json] | None = None,
-        as_of: AsOf | None = None,
-        **options: Unpack[SearchOptions],
-    ) -> Hits:
-        """Return the nearest records, best first. query: [dimension], finite.
-
-        where: only records that match. Options and errors as `Snapshot.search` has them.
-        """
-        return self.snapshot(as_of=as_of).search(query, where=where, **options)
-
-    def search_batch(
-        self,
-        queries: Any,
-        *,
-        where: Mapping[str, Json] | None = None,
-        as_of: AsOf | None = None,
-        **options: Unpack[SearchOptions],
-    ) -> list[Hits]:
-        """Return the hits of several queries [n, dimension] in one state, on all processors."""
-        return self.snapshot(as_of=as_of).search_batch(queries, where=where, **options)
-
-    def search_groups(
-        self,
-        query: Any,
-        by: str,
-        *,
-        group_size: int = 3,
-        where: Mapping[str, Json] | None = None,
-        as_of: AsOf | None = None,
-        **options: Unpack[SearchOptions],
-    ) -> list[Group]:
-        """Return the nearest groups of records that share a value of the field `by`."""
-        return self.snapshot(as_of=as_of).search_groups(
-            query, by, group_size=group_size, where=where, **options
-        )
-
-    def facet(
-        self,
-        by: str,
-        *,
-        limit: int = 10,
-        where: Mapping[str, Json] | None = None,
-        as_of: AsOf | None = None,
-    ) -> list[FacetCount]:
-        """Return how many records have each value of the field `by`, the commonest first."""
-        return self.snapshot(as_of=as_of).facet(by, limit=limit, where=where)
-
-    def scan(self, *, as_of: AsOf | None = None, with_vectors: bool = False) -> Iterator[Record]:
-        """Yield every record of one consistent state, in row order."""
-        return self.snapshot(as_of=as_of).scan(with_vectors=with_vectors)
-
-    def scroll(
-        self,
-        *,
-        limit: int = 100,
-        after: int | None = None,
-        where: Mapping[str, Json] | None = None,
-        as_of: AsOf | None = None,
-        with_vectors: bool = False,
-    ) -> Page:
-        """Return a page of records in row order; `after` is the `next` of the page before.
-
-        where: only records that match, as in `search`.
-        """
-        return self.snapshot(as_of=as_of).scroll(
-            limit=limit, after=after, where=where, with_vectors=with_vectors
-        )
-
-    def count(self, *, where: Mapping[str, Json] | None = None, as_of: AsOf | None = None) -> int:
-        """Return the number of records, or of those that match `where`."""
-        return self.snapshot(as_of=as_of).count(where=where)
 
     def history(self, limit: int = 100, before: int | None = None) -> list[CommitInfo]:
         """Return up to `limit` commits, newest first; `before` is an LSN, itself not included.

@@ -215,7 +215,7 @@ class Database(Generic[C]):
                 self._files.close_directory(directory)
 
     def _open_collection(self, name: str) -> None:
-        attempts = _READ_ONLY_ATTEMPTS if self.read_only else 1
+        attempts, is_full = _READ_ONLY_ATTEMPTS if self.read_only else 1, False
         for attempt in range(attempts):
             try:
                 self._stores[name] = self._recover(name, self._access())
@@ -226,8 +226,7 @@ class Database(Generic[C]):
             except (OSError, DvecdbError) as error:
                 if isinstance(error, DirectoryError):
                     raise
-                if is_no_space(error) and self._open_on_full_disk(name):
-                    return
+                is_full = is_no_space(error)
                 message = error.strerror if isinstance(error, OSError) else str(error)
                 self._set_aside[name] = Finding(
                     "collection-unreadable", name, name, f"{name}: {message}", "the collection"
@@ -238,7 +237,11 @@ class Database(Generic[C]):
                 return
             if attempt + 1 < attempts:  # beside a writer, files may go between two looks
                 self._findings.forget(name)
-        self._findings.add(self._set_aside[name])
+        # The error is over: what its frames held open is closed, and takes no room any more.
+        if is_full and self._open_on_full_disk(name):
+            del self._set_aside[name]
+        else:
+            self._findings.add(self._set_aside[name])
 
     def _open_on_full_disk(self, name: str) -> bool:
         """Open a collection with the ballast's room, or else for reading and deleting only."""
@@ -250,7 +253,7 @@ class Database(Generic[C]):
                 self._collections[name] = self._wrap(self._stores[name])
                 return True
         with contextlib.suppress(OSError, DvecdbError, SetAsideError):
-            store = self._stores[name] = self._recover(name, Access.READ)
+            store = self._stores[name] = self._recover(name, Access.READ_ON_FULL_DISK)
             store.stop_writes(opened_full(name))
             self._collections[name] = self._wrap(store)
             return True

@@ -1,7 +1,8 @@
 """The index of a collection as searches use it: published whole, never changed, but replaced.
 
-It covers rows by number, wherever they lie: flushes and compactions do not touch it. Which of them
-are live at an LSN is one bit a row, kept for the newest LSN and for some earlier ones.
+It covers rows by number, wherever they lie: flushes and compactions do not touch it. Inside, a row
+goes by its **place** among the rows that were there, so that what was dropped long ago costs
+nothing. Which places are live at an LSN is one bit each, kept for the newest and some earlier LSNs.
 """
 
 from __future__ import annotations
@@ -14,11 +15,16 @@ import numpy as np
 
 from dvecdb.clock import NANOSECONDS_PER_SECOND
 from dvecdb.engine.rows import live_mask
+from dvecdb.engine.segment import Segment
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     import numpy.typing as npt
 
     from dvecdb.clock import Clock
+    from dvecdb.engine.memtable import Chunk
+    from dvecdb.engine.row_range import RowRange
     from dvecdb.engine.rows import View
     from dvecdb.search.effort import Cost, Curve
     from dvecdb.search.ivf import Codes
@@ -31,7 +37,7 @@ _PAST_KEPT: Final = 4
 
 @dataclass(frozen=True, slots=True)
 class LiveRows:
-    """Which of the first rows are live at an LSN. mask: bool[rows], None for all of them.
+    """Which places are live at an LSN. mask: bool[places], None for all of them.
 
     bits: the same as uint8, low bit first; shared with the codes, which read it.
     """
@@ -46,17 +52,17 @@ class LiveRows:
 class Index:
     """Codes of the rows below `row_end`, those below `base_end` in their shared part.
 
-    Rows without a code, both int64, rising: zeros, for cosine, as far from every query; apart,
-    which are measured each time: they were damaged when they should have got one, or are too long
-    for it. apart_before: how many those were when the lists were made. name: of the file, None if
-    only in memory.
+    places: the rows by place; codes know them by that. Rows without a code, both int64, rising:
+    zeros, for cosine, as far from every query; apart, which are measured each time: they were
+    damaged when they should have got one, or are too long for it. apart_before: how many those
+    were when the lists were made. name: of the file, None if only in memory.
     """
 
     codes: Codes
     curve: Curve
     cost: Cost
+    places: RowRange
     base_end: int
-    row_end: int
     trained_rows: int
     zeros: Numbers
     apart: Numbers
@@ -64,6 +70,16 @@ class Index:
     name: str | None = None
     _newest: LiveRows | None = None
     _past: dict[int, LiveRows] = field(default_factory=dict)
+
+    @property
+    def row_end(self) -> int:
+        """The number that follows the last row."""
+        return self.places.row_end
+
+    def places_of(self, rows: Numbers) -> Numbers:
+        """Return the places of rows below `row_end`; those that are not held have none."""
+        found = self.places.ordinals_of(rows)
+        return found if self.places.row_numbers is None else found[found >= 0]
 
     def live(self, view: View, lsn: int, row_limit: int) -> LiveRows:
         """Return which rows of the index are live at `lsn`, when there were `row_limit` rows."""
@@ -75,31 +91,59 @@ class Index:
             return past
         # Only of a state that has all rows of the index the next one follows by what ended.
         if row_limit >= self.row_end and (newest is None or lsn > newest.lsn):
-            self._newest = found = _advance(newest, view, lsn) or live_rows(
-                view, lsn, self.row_end, self.row_end
+            self._newest = found = self._advance(newest, view, lsn) or self._look(
+                view, lsn, row_limit
             )
             return found
-        found = live_rows(view, lsn, min(self.row_end, row_limit), self.row_end)
+        found = self._look(view, lsn, row_limit)
         kept = list(self._past.items())[-_PAST_KEPT + 1 :]
         self._past = {**dict(kept), lsn: found}
         return found
 
+    def _look(self, view: View, lsn: int, row_limit: int) -> LiveRows:
+        """Return which places are live, from the ends of all rows."""
+        mask = np.zeros(self.places.rows, dtype=np.bool_)
+        for source, count in sources(view, min(self.row_end, row_limit)):
+            self.put(mask, source, live_mask(source.ends[:count], lsn))
+        return _packed(lsn, mask)
 
-def live_rows(view: View, lsn: int, limit: int, size: int) -> LiveRows:
-    """Return which of `size` rows are live at `lsn`; those from `limit` on were not born."""
-    mask = np.zeros(size, dtype=np.bool_)
+    def put(self, mask: Flags, source: Segment | Chunk, own: Flags) -> None:
+        """Set bool[places] to true where the first rows of a source have it: bool[n]."""
+        numbers = source.row_numbers if isinstance(source, Segment) else None
+        if numbers is None and self.places.row_numbers is None:
+            mask[source.first_row : source.first_row + len(own)] = own
+        else:
+            mask[self.places_of(source.rows_at(np.flatnonzero(own)))] = True
+
+    def _advance(self, newest: LiveRows | None, view: View, lsn: int) -> LiveRows | None:
+        """Return what is live at a later LSN, from the ends since; None if they are gone."""
+        if newest is None or view.memtables[0].first_lsn > newest.lsn + 1:
+            return None
+        ended = [
+            rows
+            for memtable in view.memtables
+            for end_lsn, rows in _ends_after(memtable.ends, newest.lsn)
+            if end_lsn <= lsn
+        ]
+        rows = np.concatenate(ended).astype(np.int64) if ended else np.zeros(0, np.int64)
+        places = self.places_of(rows[rows < self.row_end])
+        if not len(places):
+            return LiveRows(lsn, newest.count, newest.mask, newest.bits)
+        if newest.mask is None:
+            mask = np.ones(self.places.rows, dtype=np.bool_)
+        else:
+            mask = newest.mask.copy()
+        mask[places] = False
+        return _packed(lsn, mask)
+
+
+def sources(view: View, limit: int) -> Iterator[tuple[Segment | Chunk, int]]:
+    """Yield segments and chunks, and how many of their rows are below `limit`, where there are."""
     for segment in view.row_segments:
         count = segment.count_below(limit)
-        if not count:
-            continue
-        live = live_mask(segment.ends[:count], lsn)
-        if segment.row_numbers is None:
-            mask[segment.first_row : segment.first_row + count] = live
-        else:
-            mask[segment.row_numbers[:count][live]] = True
-    for chunk, count in view.chunks(limit):
-        mask[chunk.first_row : chunk.first_row + count] = live_mask(chunk.ends[:count], lsn)
-    return _packed(lsn, mask)
+        if count:
+            yield segment, count
+    yield from view.chunks(limit)
 
 
 def _packed(lsn: int, mask: Flags) -> LiveRows:
@@ -107,26 +151,6 @@ def _packed(lsn: int, mask: Flags) -> LiveRows:
     if count == len(mask):
         return LiveRows(lsn, count, None, None)
     return LiveRows(lsn, count, mask, np.packbits(mask, bitorder="little"))
-
-
-def _advance(newest: LiveRows | None, view: View, lsn: int) -> LiveRows | None:
-    """Return what is live at a later LSN, from the ends recorded since; None if they are gone."""
-    if newest is None or view.memtables[0].first_lsn > newest.lsn + 1:
-        return None
-    size = newest.count if newest.mask is None else len(newest.mask)
-    ended = [
-        rows
-        for memtable in view.memtables
-        for end_lsn, rows in _ends_after(memtable.ends, newest.lsn)
-        if end_lsn <= lsn
-    ]
-    rows = np.concatenate(ended).astype(np.int64) if ended else np.zeros(0, np.int64)
-    rows = rows[rows < size]
-    if not len(rows):
-        return LiveRows(lsn, newest.count, newest.mask, newest.bits)
-    mask = np.ones(size, dtype=np.bool_) if newest.mask is None else newest.mask.copy()
-    mask[rows] = False
-    return _packed(lsn, mask)
 
 
 def _ends_after(

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from dvecdb.engine.index import Index
+from dvecdb.engine.index import Index, sources
+from dvecdb.engine.row_range import RowRange
 from dvecdb.engine.segment import Segment
 from dvecdb.records import Metric
 from dvecdb.search.effort import TUNED_LIMIT, Cost, tune
@@ -38,7 +39,9 @@ _APART_MIN: Final = 1_000
 _BASE_ROWS_MIN: Final = 8_192
 _BLOCK_BYTES: Final = 8 * 1024 * 1024
 _SAMPLE_BYTES_MAX: Final = 96 * 1024 * 1024
-_QUERIES: Final = 128
+_BASE_STEP: Final = 8_192
+"""New rows in segments from which they go into the base of an index, if they are a tenth of it."""
+_QUERIES: Final = 100
 _QUERIES_MANHATTAN: Final = 32  # to measure all rows by sums of differences is slow
 _NEAREST_LEFT_OUT: Final = 5
 """Of the nearest rows of a tuning query so many do not count: near duplicates are found by any
@@ -59,11 +62,17 @@ class Rows:
             self._take(segment, segment.count_below(first), segment.count_below(end))
         for chunk, count in view.chunks(end):
             self._take(chunk, chunk.count_below(first), count)
+        self._sources.sort(key=lambda item: item[0].first_row)
         self.count = sum(stop - start for _, start, stop in self._sources)
 
     def _take(self, source: Segment | Chunk, start: int, stop: int) -> None:
         if stop > start:
             self._sources.append((source, start, stop))
+
+    def numbers(self) -> Numbers:
+        """Return the numbers of all of them, rising: int64[count]."""
+        parts = [source.rows_at(np.arange(start, stop)) for source, start, stop in self._sources]
+        return np.concatenate([np.zeros(0, np.int64), *parts])
 
     def blocks(self) -> Iterator[tuple[Numbers, npt.NDArray[Any]]]:
         """Yield row numbers and stored vectors, verified and finite, block by block."""
@@ -118,9 +127,10 @@ def build(view: View, schema: Schema, row_limit: int, tick: Tick) -> Index:
     rows = Rows(view, schema, 0, row_limit)
     space = Space(schema.metric, schema.dimension, _reach(schema, rows, tick))
     codes = _train(space, schema, rows)
-    truth = _truth(space, schema, rows)
+    places = _more_places(None, rows, row_limit)
+    truth = _truth(space, schema, rows, places)
     based = Rows(view, schema, 0, stored)
-    builder = _Adding(space, tick)
+    builder = _Adding(space, places, tick)
     codes = codes.with_base(builder.add(based, truth))
     rest = Rows(view, schema, stored, row_limit)
     codes = codes.with_tail(builder.add(rest, truth), keep=False)
@@ -130,14 +140,15 @@ def build(view: View, schema: Schema, row_limit: int, tick: Tick) -> Index:
     zeros, apart = builder.without_code(based, rest)
     if len(apart) > _APART_MIN + rows.count // 2:
         raise ValueError(f"{len(apart)} of {rows.count} rows are damaged or too long for an index")
-    return Index(codes, curve, cost, stored, row_limit, rows.count, zeros, apart, len(apart))
+    return Index(codes, curve, cost, places, stored, rows.count, zeros, apart, len(apart))
 
 
 def grow(index: Index, view: View, schema: Schema, row_limit: int, tick: Tick) -> Index:
     """Return `index` with the rows up to `row_limit`: in the tail, or in the base if many."""
     stored = _stored_end(view, row_limit)
-    builder = _Adding(index.codes.space, tick)
-    if is_base_behind(index, view, row_limit):
+    places = _more_places(index.places, Rows(view, schema, index.row_end, row_limit), row_limit)
+    builder = _Adding(index.codes.space, places, tick)
+    if is_base_behind(index, stored):
         more = Rows(view, schema, index.base_end, stored)
         codes = index.codes.with_base(builder.add(more))
         rest = Rows(view, schema, stored, row_limit)
@@ -150,7 +161,7 @@ def grow(index: Index, view: View, schema: Schema, row_limit: int, tick: Tick) -
     zeros, apart = builder.without_code(more, rest)
     cost = Cost(codes.count, codes.lists, schema.dimension)
     return Index(
-        codes, index.curve, cost, base_end, row_limit, index.trained_rows,
+        codes, index.curve, cost, places, base_end, index.trained_rows,
         np.union1d(index.zeros, zeros), np.union1d(index.apart, apart), index.apart_before, name,
     )  # fmt: skip
 
@@ -160,20 +171,32 @@ def has_outgrown(index: Index, view: View, row_limit: int) -> bool:
 
     Rows count that are still held, live or not: those replaced lately are in a new index as well.
     """
-    codes = index.codes.count
-    if codes + row_limit - index.row_end >= GROWTH * max(index.trained_rows, 1):
+    known = index.places.rows
+    if known + row_limit - index.row_end >= GROWTH * max(index.trained_rows, 1):
         return True
-    if len(index.apart) - index.apart_before > max(_APART_MIN, codes // 100):
+    if len(index.apart) - index.apart_before > max(_APART_MIN, known // 100):
         return True
-    held = sum(segment.count_below(index.row_end) for segment in view.row_segments)
-    held += sum(count for _, count in view.chunks(index.row_end))
-    return 2 * held < codes
+    return 2 * sum(count for _, count in sources(view, index.row_end)) < known
 
 
-def is_base_behind(index: Index, view: View, row_limit: int) -> bool:
-    """Return whether many rows of the tail lie in segments by now. Cheap."""
-    behind = _stored_end(view, row_limit) - index.base_end
-    return behind >= max(_BASE_ROWS_MIN, index.base_end // 10)
+def is_base_behind(index: Index, stored: int) -> bool:
+    """Return whether so many rows are in segments that the shared part should take them in."""
+    behind = stored - index.base_end
+    return behind > 0 and (not index.base_end or behind >= max(_BASE_STEP, index.base_end // 10))
+
+
+def _more_places(before: RowRange | None, rows: Rows, row_end: int) -> RowRange:
+    """Return the places of the rows before and of more, which follow, up to `row_end`."""
+    places = RowRange()
+    held = rows.count + (0 if before is None else before.rows)
+    if held == row_end:
+        places.set_range(0, row_end, held, None)
+        return places
+    numbers = [rows.numbers()]
+    if before is not None:
+        numbers.insert(0, before.rows_at(np.arange(before.rows)))
+    places.set_range(0, row_end, held, np.concatenate(numbers))
+    return places
 
 
 def _stored_end(view: View, row_limit: int) -> int:
@@ -184,8 +207,9 @@ def _stored_end(view: View, row_limit: int) -> int:
 class _Adding:
     """Rows on their way into the codes. Those that would only be in the way are set apart."""
 
-    def __init__(self, space: Space, tick: Tick) -> None:
+    def __init__(self, space: Space, places: RowRange, tick: Tick) -> None:
         self._space = space
+        self._places = places
         self._tick = tick
         self._done = 0
         self._zeros = [np.zeros(0, np.int64)]
@@ -194,22 +218,22 @@ class _Adding:
     def add(
         self, rows: Rows, truth: Truth | None = None
     ) -> Iterator[tuple[Numbers, npt.NDArray[np.float32]]]:
-        """Yield numbers and points for the codes; show them to `truth` on the way."""
+        """Yield places and points for the codes; show them to `truth` on the way."""
         for block, stored in rows.blocks():
             numbers, vectors = block, stored
             taken = self._space.takes(vectors)
             if not taken.all():
                 self._apart.append(numbers[~taken])
                 numbers, vectors = numbers[taken], vectors[taken]
-            points = self._space.points(vectors)
+            points, places = self._space.points(vectors), self._places.ordinals_of(numbers)
             if truth is not None:
-                truth.offer(numbers, points, vectors)
+                truth.offer(places, points, vectors)
             if self._space.metric is Metric.COSINE:  # a zero row is as far from every query
                 zero = ~points.any(axis=1)
                 if zero.any():
                     self._zeros.append(numbers[zero])
-                    numbers, points = numbers[~zero], np.ascontiguousarray(points[~zero])
-            yield numbers, points
+                    places, points = places[~zero], np.ascontiguousarray(points[~zero])
+            yield places, points
             self._done += len(stored)
             self._tick(self._done)
 
@@ -249,11 +273,9 @@ def _train(space: Space, schema: Schema, rows: Rows) -> Codes:
     return Codes.train(space, space.points(sample), lists)
 
 
-def _truth(space: Space, schema: Schema, rows: Rows) -> Truth:
+def _truth(space: Space, schema: Schema, rows: Rows, places: RowRange) -> Truth:
     count = _QUERIES_MANHATTAN if schema.metric is Metric.MANHATTAN else _QUERIES
     numbers, queries = rows.spread(count, 0.5)
     taken = space.takes(queries)
-    numbers, queries = numbers[taken], queries[taken]
-    return Truth(
-        space, numbers, queries.astype(np.float32), skip=_NEAREST_LEFT_OUT, count=TUNED_LIMIT
-    )
+    own, queries = places.ordinals_of(numbers[taken]), queries[taken]
+    return Truth(space, own, queries.astype(np.float32), skip=_NEAREST_LEFT_OUT, count=TUNED_LIMIT)

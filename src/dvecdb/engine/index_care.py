@@ -20,6 +20,7 @@ from dvecdb.clock import NANOSECONDS_PER_SECOND
 from dvecdb.engine.index import Index
 from dvecdb.engine.index_build import build, grow, has_outgrown, is_base_behind
 from dvecdb.engine.reclaim import drop_index_files
+from dvecdb.engine.row_range import RowRange
 from dvecdb.engine.storage import write_file
 from dvecdb.errors import HandleError
 from dvecdb.formats import names
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from dvecdb.records import IndexState, Schema
 
 _STEP_BYTES: Final = 4 * 1024 * 1024
+_FEW_ROWS: Final = 4_096
 _STEP_ROWS_MIN: Final = 64
 _LOOK_SECONDS: Final = 0.25
 _FAILED: Final = "index-failed"
@@ -57,7 +59,7 @@ def is_index_due(store: Store) -> bool:
     if index is None:
         return row_limit >= settings.index_rows_min
     grown = row_limit - index.row_end >= _step_rows(store.schema)
-    return grown or is_base_behind(index, store.view, row_limit)
+    return grown or is_base_behind(index, store.manifest.row_end)
 
 
 def tend_index(store: Store, stopping: Callable[[], bool] = lambda: False) -> bool:
@@ -103,7 +105,8 @@ def _step(store: Store, stopping: Callable[[], bool]) -> bool:
 
     if index is not None and not has_outgrown(index, view, visible.row_limit):
         progress.start(visible.row_limit - index.row_end, index.row_end)
-        with using_threads(os.cpu_count() or 1):
+        few = visible.row_limit - index.row_end < _FEW_ROWS  # the other cores are for searches
+        with using_threads(1 if few else os.cpu_count() or 1):
             store.index = grow(index, view, store.schema, visible.row_limit, tick)
     else:
         live = view.count(visible.lsn, visible.row_limit)
@@ -155,9 +158,12 @@ def _stored(store: Store, index: Index) -> StoredIndex:
         index.zeros[index.zeros < index.base_end].tolist(),
         index.apart[index.apart < index.base_end].tolist(),
     )  # fmt: skip
+    numbers = index.places.row_numbers
+    if numbers is not None:
+        numbers = numbers[: index.places.count_below(index.base_end)]
     return StoredIndex(
         UUID(manifest.collection_uuid), UUID(manifest.lineage), index.base_end, header,
-        index.codes.base_bytes(),
+        numbers, index.codes.base_bytes(),
     )  # fmt: skip
 
 
@@ -213,8 +219,11 @@ def _load(
     efforts = tuple(Effort(*values) for values in header.efforts)
     if not efforts:
         raise FormatError("index without efforts")
+    places = RowRange()
+    held = stored.row_end if stored.numbers is None else len(stored.numbers)
+    places.set_range(0, stored.row_end, held, stored.numbers)
     return Index(
-        codes, Curve(efforts), Cost(codes.count, codes.lists, schema.dimension), stored.row_end,
+        codes, Curve(efforts), Cost(codes.count, codes.lists, schema.dimension), places,
         stored.row_end, header.trained_rows, np.array(header.zeros, np.int64),
         np.array(header.apart, np.int64), len(header.apart), name,
     )  # fmt: skip

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
+    from dvecdb.engine.row_columns import RowColumns
     from dvecdb.formats.columns import DocumentEntry
     from dvecdb.records import Schema
 
@@ -34,7 +35,7 @@ class Chunk:
     """
 
     __slots__ = ("_norms", "_norms_used", "capacity", "ends", "first_row", "ids", "metadata",
-                 "used", "vectors")  # fmt: skip
+                 "row_columns", "used", "vectors")  # fmt: skip
 
     def __init__(self, first_row: int, vectors: npt.NDArray[np.generic], used: int) -> None:
         self.first_row = first_row
@@ -44,6 +45,7 @@ class Chunk:
         self.ends: npt.NDArray[np.uint64] = np.zeros(self.capacity, dtype=np.uint64)
         self.ids: list[str] = []
         self.metadata: list[bytes] = []
+        self.row_columns: RowColumns | None = None  # made by the first filter
         self._norms: npt.NDArray[np.float32] = np.zeros(self.capacity, dtype=np.float32)
         self._norms_used = 0
 

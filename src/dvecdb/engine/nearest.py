@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from dvecdb.engine.index import sources
 from dvecdb.engine.rows import live_mask
-from dvecdb.engine.segment import Segment
 from dvecdb.records import Metric
 from dvecdb.results import Explained
 from dvecdb.search.distance import TopK, needs_norms
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from dvecdb.engine.matching import Matching
     from dvecdb.engine.memtable import Chunk
     from dvecdb.engine.rows import View
+    from dvecdb.engine.segment import Segment
     from dvecdb.records import Schema
     from dvecdb.search.effort import Effort
 
@@ -158,31 +159,17 @@ class Nearest:
         self.lap("live")
         if self.matching is None:
             self._count, self._allowed = live.count, live.mask
-            share = live.count / max(index.row_end, 1)
+            share = live.count / max(index.places.rows, 1)
             self._bits = live.bits if share < 1.0 - _DEAD_SHARE_MAX else None
             return
-        allowed = np.zeros(index.row_end, dtype=np.bool_)
-        for segment in self.view.row_segments:
-            count = segment.count_below(index.row_end)
-            if count:
-                self._put(allowed, segment, self._mask(segment, count))
-        for chunk, count in self.view.chunks(min(index.row_end, self.row_limit)):
-            self._put(allowed, chunk, self._mask(chunk, count))
+        allowed = np.zeros(index.places.rows, dtype=np.bool_)
+        for source, count in sources(self.view, min(index.row_end, self.row_limit)):
+            index.put(allowed, source, self._mask(source, count))
         if live.mask is not None:
             allowed &= live.mask
-        elif self.row_limit < index.row_end:
-            allowed[self.row_limit :] = False
         self._allowed, self._count = allowed, int(np.count_nonzero(allowed))
         self._bits = np.packbits(allowed, bitorder="little")
         self.lap("filter")
-
-    @staticmethod
-    def _put(allowed: Flags, source: Segment | Chunk, mask: Flags) -> None:
-        numbers = source.row_numbers if isinstance(source, Segment) else None
-        if numbers is None:
-            allowed[source.first_row : source.first_row + len(mask)] = mask
-        else:
-            allowed[numbers[: len(mask)][mask]] = True
 
     def _mask(self, source: Segment | Chunk, count: int) -> Flags:
         """Return which of the first rows of a source match: bool[count]."""
@@ -204,14 +191,14 @@ class Nearest:
         depth = effort.depth if self._bits is not None else int(effort.depth / max(share, 0.5)) + 1
         probes = effort.probes
         while True:
-            numbers = index.codes.search(points, probes, depth, self._bits)[0][0]
-            candidates = numbers[numbers >= 0]
+            places = index.codes.search(points, probes, depth, self._bits)[0][0]
+            candidates = places[places >= 0]
             if self._bits is None and self._allowed is not None:
                 candidates = candidates[self._allowed[candidates]]
             if probes >= index.codes.lists or len(candidates) >= min(effort.depth, self._count):
                 break
             probes = index.codes.lists  # what matches lies elsewhere
-        candidates = np.sort(candidates[: effort.depth])
+        candidates = index.places.rows_at(np.sort(candidates[: effort.depth]))
         self.lap("lists")
         return self._measure(index, query, wanted, candidates, probes, why, effort)
 
@@ -225,15 +212,17 @@ class Nearest:
         why: str,
         effort: Effort,
     ) -> Found:
-        zeros = self._allowed_of(index.zeros)
-        asked = np.sort(np.concatenate([candidates, zeros[: wanted.count]]))
+        zeros = self._allowed_of(index, index.zeros) if len(index.zeros) else index.zeros
+        asked = candidates
+        if len(zeros):
+            asked = np.sort(np.concatenate([candidates, zeros[: wanted.count]]))
         found = self._rerank(query, asked, wanted.count)
         if found[2] and len(zeros):  # other zeros stand in for those that are damaged
             asked = np.sort(np.concatenate([candidates, zeros]))
             found = self._rerank(query, asked, wanted.count)
         damaged, parts = found[2], [found[:2]]
         if len(index.apart):
-            asked = self._allowed_of(index.apart)
+            asked = self._allowed_of(index, index.apart)
             found = self._rerank(query, asked, wanted.count, roughly=False)
             damaged += found[2]
             parts.append(found[:2])
@@ -243,18 +232,22 @@ class Nearest:
             nearest = self._top(query, wanted.count)
             damaged += self._offer_from(nearest, index.row_end)
             parts.append(nearest.result())
-        rows, distances = map(np.concatenate, zip(*parts, strict=True))
-        order = np.lexsort((rows, distances))[: wanted.count]
+        rows, distances = parts[0]
+        if len(parts) > 1:
+            rows, distances = map(np.concatenate, zip(*parts, strict=True))
+            order = np.lexsort((rows, distances))[: wanted.count]
+            rows, distances = rows[order], distances[order]
         self.lap("measure")
         plan = "index" if self.matching is None else "index, filtered"
         self._explain(plan, why, len(candidates), probes, effort.recall)
-        return Found(rows[order], distances[order], self._with_untold(damaged))
+        return Found(rows, distances, self._with_untold(damaged))
 
-    def _allowed_of(self, rows: Numbers) -> Numbers:
+    def _allowed_of(self, index: Index, rows: Numbers) -> Numbers:
         """Return those of the rows of the index that may be found."""
-        if self._allowed is None:
-            return rows
-        return rows[self._allowed[rows]]
+        places = index.places_of(rows)
+        if self._allowed is not None:
+            places = places[self._allowed[places]]
+        return index.places.rows_at(places)
 
     def _rerank(
         self,

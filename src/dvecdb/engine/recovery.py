@@ -1,8 +1,9 @@
 """Opening a collection: newest valid manifest, its segments, then the log on top of them.
 
-Nothing is served that is not durable: every replayed log is synced, and after anything but an
-orderly close what was replayed is written into a new segment at once, since a page that failed to
-be written may look fine in the page cache. What is cut from the end of a log goes to quarantine.
+Nothing is said to be durable that is not: every replayed log is synced, and after anything but an
+orderly close what was replayed is first written into a new segment, since a page that failed to be
+written may look fine in the page cache. Only then is there a new log, whose first LSN claims all
+that came before it. What is cut from the end of a log goes to quarantine.
 
 `replay` decides what of the logs counts; it reads nothing but bytes handed to it.
 """
@@ -57,6 +58,7 @@ class Access(Enum):
     WRITE = auto()
     NEW = auto()  # just made, under its partial name: there is no log yet
     READ = auto()
+    READ_ON_FULL_DISK = auto()  # by the writer, which finds no room to write
     READ_BESIDE_WRITER = auto()  # only what is known to be synced
 
 
@@ -103,6 +105,7 @@ def open_store(
 
     Raises:
         SetAsideError: truth is damaged in a way that leaves the current state unknown.
+        DiskFullError: there is no room to write what was replayed; nothing that counts has changed.
         OSError, DvecdbError: as the disk says.
     """
     recovery = _Recovery(name, environment, root, epoch, access, copied_to)
@@ -133,7 +136,7 @@ class _Recovery:
         self._access = access
         # Segments report through this. It does not know them, so they close when nobody reads.
         self._report = partial(_report, environment.findings, name)
-        self._read_only = access in {Access.READ, Access.READ_BESIDE_WRITER}
+        self._read_only = access not in {Access.WRITE, Access.NEW}
         self._directories = open_directories(self._files, root, read_only=self._read_only)
 
     def run(self) -> Store:
@@ -151,13 +154,9 @@ class _Recovery:
                 for target, positions in view.by_segment(segment.ends_rows.astype(np.int64)):
                     target.apply_ends(segment.ends_rows[positions], segment.ends_lsns[positions])
         identity = (UUID(manifest.collection_uuid), UUID(manifest.lineage))
+        derived = self._directories.derived
         runs = load_runs(
-            self._files,
-            self._directories.derived,
-            view.row_segments,
-            identity,
-            self._report,
-            self._name,
+            self._files, derived, view.row_segments, identity, self._report, self._name
         )
         memtable = Memtable(schema, manifest.row_end, manifest.flushed_lsn + 1)
         self._view = View(manifest, view.segments, [memtable], runs)
@@ -188,18 +187,23 @@ class _Recovery:
         store.manifest_bytes = seal_json(manifest, decoded.unknown)
         if self._environment.settings.index_rows_min:
             store.index = load_index(
-                self._files, self._directories.derived, schema, identity, manifest.row_end,
-                self._report, self._name,
-            )  # fmt: skip
+                self._files, derived, schema, identity, manifest.row_end, self._report, self._name
+            )
         self._findings_before()
         if not self._read_only:
             self._take_over(store, replay, logs)
-        elif self._access is Access.READ:
-            if replay.cut is not None:
-                self._report(tail_finding(replay.cut))
-            with contextlib.suppress(OSError):  # read-only media: what is there, is there
-                self._sync_logs(logs)
+        elif self._access is not Access.READ_BESIDE_WRITER:
+            self._look_on(store, replay, logs)
         return store
+
+    def _look_on(self, store: Store, replay: Replay, logs: Sequence[LogFile]) -> None:
+        """Name what a reader has to know."""
+        if replay.cut is not None:
+            self._report(tail_finding(replay.cut))
+        with contextlib.suppress(OSError):  # read-only media: what is there, is there
+            self._sync_logs(logs)
+        if self._access is Access.READ_ON_FULL_DISK and not replay.sealed:
+            self._not_rewritten(store)
 
     def _check_copy(self, lsn: int) -> None:
         if self._copied_to not in {None, lsn}:
@@ -393,13 +397,23 @@ class _Recovery:
         files.sync_directory(directories.manifests)  # a killed writer may not have come to it
         self._previous_manifest(store)
         store.generation_floor = max(self._generations, default=0)
-        store.wal = store.new_wal()
-        replayed = sum(log.was_read for log in logs)
+        self._rewrite(store, replay, logs)
+        if store.stopped is None:
+            store.wal = store.new_wal()
+
+    def _rewrite(self, store: Store, replay: Replay, logs: Sequence[LogFile]) -> None:
+        """Write what was replayed into segments. Where that fails, writes stop.
+
+        Only a log that was closed in order proves its commits. They can wait for room.
+
+        Raises:
+            DiskFullError: there is no room for commits that nothing else proves.
+        """
         if (
             not replay.sealed
             or self._copied_to is not None
             or replay.findings
-            or replayed >= _LOGS_BEFORE_FLUSH
+            or sum(log.was_read for log in logs) >= _LOGS_BEFORE_FLUSH
         ):
             with store.commit_lock:
                 memtables = [item for item in store.view.memtables if item.row_ends]
@@ -411,9 +425,31 @@ class _Recovery:
             while flush_oldest(store):
                 pass
         except DiskFullError as error:
-            self._report(Finding("recovery-not-rewritten", self._name, self._name, error.message))
+            if not replay.sealed:
+                raise
+            store.space_wanted = True
+            where = self._name
+            self._report(Finding("waiting-for-space", self._name, where, error.message))
         except DvecdbError as error:
             store.stop_writes(error)
+            if not replay.sealed:
+                self._not_rewritten(store)
+
+    def _not_rewritten(self, store: Store) -> None:
+        """Report that commits are shown of which nothing proves that they are on the disk."""
+        last, proven = store.visible.lsn, store.manifest.flushed_lsn
+        if last > proven:
+            self._report(
+                Finding(
+                    "recovery-not-rewritten",
+                    self._name,
+                    self._name,
+                    f"{self._name}: its log was not closed in order, and commits {proven + 1} .. "
+                    f"{last} could not be written anew. A commit among them whose write had ended "
+                    "with outcome-unknown may not survive a power cut until there is room and the "
+                    "data directory is opened again",
+                )
+            )
 
     def _sync_logs(self, logs: Sequence[LogFile]) -> None:
         """Make what was replayed durable: a killed writer may not have synced it."""

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
+    from dvecdb.engine.row_columns import RowColumns
     from dvecdb.formats.manifest_file import SegmentEntry
     from dvecdb.media.files import Dir, File, Files
 
@@ -86,6 +87,7 @@ class Segment(RowRange):
         self._load_control()
         self.ends: npt.NDArray[np.uint64] = np.zeros(self.rows, dtype=np.uint64)
         self.ended_count = 0
+        self.row_columns: RowColumns | None = None  # made by the first filter
         self._map_body()
         self._map_vectors()
 

@@ -12,13 +12,15 @@ import msgspec
 import numpy as np
 
 from dvecdb.engine.gather import ids_of
+from dvecdb.engine.grouping import count_values, nearest_groups
 from dvecdb.engine.matching import Matching
 from dvecdb.engine.rows import damaged_rows, live_mask
-from dvecdb.engine.searching import Wanted, name_rows
+from dvecdb.engine.searching import name_rows
 from dvecdb.engine.segment import Segment, UnreadableError
 from dvecdb.errors import Code, InvalidRequestError
 from dvecdb.records import LIMIT_MAX, Lsn, Page, Record, canonical_ids, check_whole
-from dvecdb.search.filters import parse_filter
+from dvecdb.search.filters import parse_filter, parse_path
+from dvecdb.search.wanted import Wanted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from dvecdb.records import Json
     from dvecdb.results import FacetCount, Group, Hits
     from dvecdb.results import SearchOptions as Asked
+    from dvecdb.search.conditions import Filter
 
 _SCAN_ROWS = 1024
 _decode = msgspec.json.Decoder().decode
@@ -60,24 +63,34 @@ class Snapshot:
 
     # --- by id ---
 
-    def get(self, ids: Sequence[str], *, with_vectors: bool = True) -> list[Record | None]:
+    def get(
+        self,
+        ids: Sequence[str],
+        *,
+        where: Mapping[str, Json] | None = None,
+        with_vectors: bool = True,
+    ) -> list[Record | None]:
         """Return the records of `ids` in order, None for those that do not exist.
 
+        where: those that do not match are None too.
+
         Raises:
-            InvalidRequestError: `invalid-id`.
+            InvalidRequestError: `invalid-id`, `invalid-argument`, `invalid-filter`.
             DamagedDataError: `damaged-data`, names the ids that cannot be read.
         """
         if isinstance(ids, str):
             raise InvalidRequestError(
                 Code.INVALID_ARGUMENT, "ids: expected a list of ids, found text"
             )
+        parsed = parse_filter(where)
         wanted = canonical_ids(list(ids))
         rows = np.array(self._view.find(wanted, self.lsn, self._row_limit), dtype=np.int64)
         present = np.flatnonzero(rows >= 0)
         records = self._records(rows[present], with_vectors=with_vectors)
         result: list[Record | None] = [None] * len(wanted)
         for position, record in zip(present.tolist(), records, strict=True):
-            result[position] = record
+            if parsed is None or parsed.matches(record.metadata, record.id):
+                result[position] = record
         return result
 
     def _records(self, rows: npt.NDArray[np.int64], *, with_vectors: bool) -> list[Record]:
@@ -176,8 +189,10 @@ class Snapshot:
         return self._searching.many(queries, Wanted(**options), self._matching(where))
 
     def _matching(self, where: Mapping[str, Json] | None) -> Matching | None:
-        parsed = parse_filter(where)
-        return None if parsed is None else Matching(self._view, parsed)
+        return self._usable(parse_filter(where))
+
+    def _usable(self, where: Filter | None) -> Matching | None:
+        return None if where is None else Matching(self._view, where, self.lsn, self._row_limit)
 
     def search_groups(
         self,
@@ -192,9 +207,13 @@ class Snapshot:
 
         by: the path of a metadata field; records that share a value of it are a group, and records
         without it are in none. group_size: how many hits a group has at most. Other options and
-        errors as `search`.
+        errors as `search`; `offset` counts for nothing.
         """
-        raise NotImplementedError
+        check_whole("group_size", group_size, 1, LIMIT_MAX)
+        return nearest_groups(
+            self._searching, query, Wanted(**options), parse_path(by, "by"), group_size,
+            parse_filter(where), self._usable,
+        )  # fmt: skip
 
     def facet(
         self, by: str, *, limit: int = 10, where: Mapping[str, Json] | None = None
@@ -207,7 +226,8 @@ class Snapshot:
             InvalidRequestError: `invalid-argument`, `invalid-filter`.
             DamagedDataError: `damaged-data`, names the ids that cannot be counted.
         """
-        raise NotImplementedError
+        check_whole("limit", limit, 1, LIMIT_MAX)
+        return count_values(self._searching, parse_path(by, "by"), limit, self._matching(where))
 
     # --- all rows ---
 
@@ -215,7 +235,7 @@ class Snapshot:
         """Return the number of records, or of those that match `where`.
 
         Raises:
-            InvalidRequestError: `invalid-argument`.
+            InvalidRequestError: `invalid-argument`, `invalid-filter`.
             DamagedDataError: `damaged-data`, names the ids that may or may not match.
         """
         matching = self._matching(where)
@@ -234,7 +254,7 @@ class Snapshot:
         """Return the ids of all records, or of those that match `where`, in row order.
 
         Raises:
-            InvalidRequestError: `invalid-argument`.
+            InvalidRequestError: `invalid-argument`, `invalid-filter`.
             DamagedDataError: `damaged-data`, ids or metadata that cannot be read.
         """
         matching = self._matching(where)
@@ -242,13 +262,20 @@ class Snapshot:
         self._refuse_untold(matching)
         return ids_of(self._view, np.concatenate(found)) if found else []
 
-    def scan(self, *, with_vectors: bool = False) -> Iterator[Record]:
-        """Yield every record in row order.
+    def scan(
+        self, *, where: Mapping[str, Json] | None = None, with_vectors: bool = False
+    ) -> Iterator[Record]:
+        """Return every record, or those that match `where`, in row order, as they are asked for.
 
         Raises:
+            InvalidRequestError: `invalid-argument`, `invalid-filter`.
             DamagedDataError: `damaged-data`, names the ids that cannot be read.
         """
-        for rows in self._live_rows(0):
+        return self._scan(self._matching(where), with_vectors=with_vectors)
+
+    def _scan(self, matching: Matching | None, *, with_vectors: bool) -> Iterator[Record]:
+        for rows in self._live_rows(0, matching):
+            self._refuse_untold(matching)
             for start in range(0, len(rows), _SCAN_ROWS):
                 yield from self._records(
                     rows[start : start + _SCAN_ROWS], with_vectors=with_vectors
@@ -267,7 +294,7 @@ class Snapshot:
         where: only records that match, as in `search`.
 
         Raises:
-            InvalidRequestError: `invalid-argument`.
+            InvalidRequestError: `invalid-argument`, `invalid-filter`.
             DamagedDataError: `damaged-data`.
         """
         check_whole("limit", limit, 1, LIMIT_MAX)
@@ -301,11 +328,16 @@ class Snapshot:
             skip = source.count_below(first)
             if skip >= count:
                 continue
-            live = np.flatnonzero(live_mask(source.ends[skip:count], self.lsn)) + skip
-            if matching is None:
+            mask = live_mask(source.ends[skip:count], self.lsn)
+            matched = None if matching is None else matching.whole_mask(source, count)
+            if matched is not None:
+                mask &= matched[skip:]
+            live = np.flatnonzero(mask) + skip
+            if matching is None or matched is not None:
                 if len(live):
                     yield source.rows_at(live)
                 continue
+            # Some cannot be told: whoever reads a page should not fail for those behind it.
             for begin in range(0, len(live), _SCAN_ROWS):
                 asked = live[begin : begin + _SCAN_ROWS]
                 yield source.rows_at(asked[matching.select(source, asked)])

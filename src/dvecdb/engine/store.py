@@ -161,8 +161,7 @@ class Store:
         self.stopped_before: DvecdbError | None = None  # it was deleted
         self.came_back = False  # from the trash, and that it was there is not durably forgotten
         self.space_wanted = False
-        self.last_commit_ns = 0
-        self.created_ns = 0
+        self.last_commit_ns = self.created_ns = 0
         self._pending = visible
         self._record_hash = record_hash
         self.syncs = 0

@@ -7,11 +7,13 @@ offset  size  field
 8       16    collection uuid
 24      16    lineage
 40      8     row end          rows below it that can be read are in here
-48      4     header bytes     h
+48      4     header bytes     h, a multiple of 8: spaces follow the JSON
 52      4     reserved
-56      8     codes bytes      c
-64      h     header           JSON, see `IndexHeader`
-..      c     codes            a faiss index, as faiss writes it
+56      8     numbers bytes    n
+64      8     codes bytes      c
+72      h     header           JSON, see `IndexHeader`
+..      n     numbers          u64, rising: the rows by place; none if row and place are the same
+..      c     codes            a faiss index, as faiss writes it; its ids are places
 ..      8     checksum         XXH3-64 of everything before
 """
 
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 _MAGIC: Final = b"dvIX"
-_HEAD: Final = struct.Struct("<4sHH16s16sQIIQ")
+_HEAD: Final = struct.Struct("<4sHH16s16sQIIQQ")
 _U64: Final = struct.Struct("<Q")
 
 
@@ -56,27 +58,33 @@ class IndexHeader(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class StoredIndex:
-    """The content of an index file. codes: uint8[n]."""
+    """The content of an index file.
+
+    numbers: the rows by place, int64[n], None for 0 .. `row_end` - 1; codes: uint8[m].
+    """
 
     collection_uuid: UUID
     lineage: UUID
     row_end: int
     header: IndexHeader
+    numbers: npt.NDArray[np.int64] | None
     codes: npt.NDArray[np.uint8]
 
 
 def encode_index(index: StoredIndex) -> list[Buffer]:
     """Return the buffers of an index file, to be written in order."""
     header = msgspec.json.encode(index.header)
+    header += b" " * (-len(header) % 8)
+    numbers = b"" if index.numbers is None else index.numbers.astype("<u8").tobytes()
     codes = memoryview(np.ascontiguousarray(index.codes).data).cast("B")
     head = _HEAD.pack(
         _MAGIC, FORMAT_VERSION, 0, index.collection_uuid.bytes, index.lineage.bytes,
-        index.row_end, len(header), 0, len(codes),
+        index.row_end, len(header), 0, len(numbers), len(codes),
     )  # fmt: skip
     total = xxhash.xxh3_64(head)
-    total.update(header)
-    total.update(codes)
-    return [head, header, codes, _U64.pack(total.intdigest())]
+    for part in (header, numbers, codes):
+        total.update(part)
+    return [head, header, numbers, codes, _U64.pack(total.intdigest())]
 
 
 def decode_index(data: memoryview) -> StoredIndex:
@@ -90,13 +98,19 @@ def decode_index(data: memoryview) -> StoredIndex:
     (expected,) = _U64.unpack_from(data, len(data) - 8)
     if checksum(data[:-8]) != expected:
         raise FormatError("index damaged")
-    magic, version, _, collection, lineage, row_end, size, _, codes = _HEAD.unpack_from(data, 0)
-    if magic != _MAGIC or version != FORMAT_VERSION or len(data) != _HEAD.size + size + codes + 8:
+    head = _HEAD.unpack_from(data, 0)
+    magic, version, _, collection, lineage, row_end, size, _, rows, codes = head
+    whole = _HEAD.size + size + rows + codes + 8
+    if magic != _MAGIC or version != FORMAT_VERSION or len(data) != whole or rows % 8:
         raise FormatError("index of another format")
     start = _HEAD.size
     try:
         header = msgspec.json.decode(data[start : start + size], type=IndexHeader)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise FormatError(f"index header: {error}") from error
-    stored = np.frombuffer(data[start + size : start + size + codes], np.uint8)
-    return StoredIndex(UUID(bytes=collection), UUID(bytes=lineage), row_end, header, stored)
+    start += size
+    numbers = np.frombuffer(data[start : start + rows], "<i8").astype(np.int64) if rows else None
+    stored = np.frombuffer(data[start + rows : start + rows + codes], np.uint8)
+    return StoredIndex(
+        UUID(bytes=collection), UUID(bytes=lineage), row_end, header, numbers, stored
+    )

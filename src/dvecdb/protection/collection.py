@@ -68,14 +68,15 @@ class Collection(EngineCollection):
     ) -> Commit:
         """Delete records by id or by filter; `Commit.count` says how many existed. Durable.
 
-        where: all whose metadata has these top-level fields with these values. A deletion of many
+        where: all that match, a filter as in `search`. A deletion of many
         rows at once (`guard_rows`, `guard_percent`) needs `confirm`, and is backed up before.
         Without that it works on a full disk. What is deleted stays readable with `as_of` inside
         the history window, and `undo` brings it back.
 
         Raises:
             ConflictError: `confirmation-needed`; details: rows, total.
-            InvalidRequestError: `invalid-argument`, neither or both of ids and where.
+            InvalidRequestError: `invalid-argument`, neither or both of ids and where;
+                `invalid-filter`.
         """
         if (ids is None) == (where is None):
             raise InvalidRequestError(
@@ -143,7 +144,8 @@ class Collection(EngineCollection):
         all documents but our own. A backup is made before. dry_run: say what it would do.
 
         Raises:
-            InvalidRequestError: `as-of-unreadable`, says what is; `invalid-argument`.
+            InvalidRequestError: `as-of-unreadable`, says what is; `invalid-argument`,
+                `invalid-filter`.
             DamagedDataError: `damaged-data`, a row of that state cannot be read.
         """
         if isinstance(ids, (str, bytes)):

@@ -78,7 +78,7 @@ def plan_undo(view: View, schema: Schema, then: State, now: State, selection: Se
     """Return what brings the state `now` back to `then`.
 
     Raises:
-        InvalidRequestError: `invalid-id`, `invalid-argument`.
+        InvalidRequestError: `invalid-id`, `invalid-argument`, `invalid-filter`.
         DamagedDataError: `damaged-data`, ids or metadata that are needed cannot be read.
     """
     live_then, live_now = live_rows(view, *_pair(then)), live_rows(view, *_pair(now))
@@ -86,7 +86,7 @@ def plan_undo(view: View, schema: Schema, then: State, now: State, selection: Se
     added = np.setdiff1d(live_now, live_then, assume_unique=True)
     lost_ids, added_ids = ids_of(view, lost), ids_of(view, added)
     if not selection.is_all:
-        chosen = _choose(view, selection, (lost, lost_ids), (added, added_ids))
+        chosen = _choose(view, selection, (then, lost, lost_ids), (now, added, added_ids))
         kept = np.array([text in chosen for text in lost_ids], dtype=np.bool_)
         lost, lost_ids = lost[kept], [text for text in lost_ids if text in chosen]
         kept = np.array([text in chosen for text in added_ids], dtype=np.bool_)
@@ -114,21 +114,25 @@ def _pair(state: State) -> tuple[int, int]:
     return state.lsn, state.row_limit
 
 
-def _choose(view: View, selection: Selection, *sides: tuple[Rows, list[str]]) -> Collection[str]:
+def _choose(
+    view: View, selection: Selection, *sides: tuple[State, Rows, list[str]]
+) -> Collection[str]:
     """Return the ids that are wanted: those whose row matches in one of the two states."""
-    wanted = {text for _, ids in sides for text in ids}
+    wanted = {text for *_, ids in sides for text in ids}
     if selection.ids is not None:
         wanted &= set(canonical_ids(list(selection.ids)))
     where = parse_filter(selection.where)
     if where is None:
         return wanted
-    matching = Matching(view, where)
     matches: set[str] = set()
-    for rows, ids in sides:
+    damaged: list[int] = []
+    for state, rows, ids in sides:
+        matching = Matching(view, where, *_pair(state))
         found = matches_of(view, rows, matching)
         matches.update(text for text, hit in zip(ids, found.tolist(), strict=True) if hit)
-    if matching.damaged:
-        named = ids_of(view, np.array(sorted(matching.damaged), dtype=np.int64))
+        damaged += matching.damaged
+    if damaged:
+        named = ids_of(view, np.unique(np.array(damaged, dtype=np.int64)))
         raise damaged_rows(named, "stored metadata is damaged, so these may or may not match")
     return wanted & matches
 

@@ -24,10 +24,11 @@ if TYPE_CHECKING:
 
 TUNED_LIMIT: Final = 10
 """The number of nearest rows that recall is measured at."""
-DEPTHS: Final = (16, 24, 32, 50, 75, 100, 150, 200, 300, 400, 600, 800)
+DEPTHS: Final = (16, 24, 32, 50, 75, 100, 150, 200, 300, 400, 600)
 EF_MAX: Final = 1_000
 _CODE_COST: Final = 1.0  # of one code looked at
 _ROW_COST: Final = 0.03  # of one component measured exactly
+_ENOUGH: Final = 0.998  # found: more lists are not tried
 _SAFETY: Final = 0.25  # of what may be missed is kept in reserve: other queries are harder
 
 
@@ -101,7 +102,7 @@ def tune(codes: Codes, points: Points, truth: Numbers, cost: Cost) -> Curve:
         numbers, _ = codes.search(points, probes, deepest)
         for depth, recall in zip(DEPTHS, recalls(numbers, truth), strict=True):
             found.append((cost.of(probes, depth), Effort(probes, depth, recall)))
-        if found[-1][1].recall >= 1.0:
+        if found[-1][1].recall >= _ENOUGH:
             break
     found.sort(key=lambda item: (item[0], -item[1].recall))
     efforts: list[Effort] = []

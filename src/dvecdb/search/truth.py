@@ -40,16 +40,17 @@ class Truth:
         at[at == len(numbers)] = 0
         own = np.flatnonzero(numbers[at] == self._own)
         scores[own, at[own]] = np.inf
-        if scores.shape[1] > self._kept:
-            chosen = np.argpartition(scores, self._kept - 1, axis=1)[:, : self._kept]
-            scores = np.take_along_axis(scores, chosen, 1)
-        else:
-            chosen = np.broadcast_to(np.arange(scores.shape[1]), scores.shape)
-        scores = np.concatenate([self._best, scores], axis=1)
-        rows = np.concatenate([self._rows, numbers[chosen]], axis=1)
-        order = np.argsort(scores, axis=1, kind="stable")[:, : self._kept]
-        self._best = np.take_along_axis(scores, order, 1)
-        self._rows = np.take_along_axis(rows, order, 1)
+        queries, columns = np.nonzero(scores < self._best[:, -1:])  # soon few are nearer
+        if not len(queries):
+            return
+        own_queries = np.repeat(np.arange(len(self._best)), self._kept)
+        queries = np.concatenate([own_queries, queries])
+        numbers = np.concatenate([self._rows.ravel(), numbers[columns]])
+        near = np.concatenate([self._best.ravel(), scores[queries[len(own_queries) :], columns]])
+        order = np.lexsort((near, queries))
+        starts = np.searchsorted(queries[order], np.arange(len(self._best)))
+        kept = order[starts[:, None] + np.arange(self._kept)]
+        self._best, self._rows = near[kept], numbers[kept]
 
     def _scores(self, points: Points, vectors: npt.NDArray[Any]) -> Points:
         """Return what sorts as the distances do: float32[q, n]."""

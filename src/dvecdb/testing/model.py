@@ -171,13 +171,17 @@ def respond(state: State, batch: Batch, wall_ns: int, made: Sequence[str]) -> tu
 class CollectionModel:
     """All states of a collection by LSN, and the write in doubt with the time it was made at.
 
-    horizon: the oldest state that was seen to be readable.
+    horizon: the oldest state that was seen to be readable; is_unproven: the newest state was in
+    doubt, and was shown with the warning that a power cut may take it; is_cut: power was cut since
+    anything was shown.
     """
 
     schema: Schema
     states: list[State]
     doubt: tuple[Batch, int] | None = None
     horizon: int = 0
+    is_unproven: bool = False
+    is_cut: bool = False
 
     @property
     def now(self) -> State:
@@ -201,8 +205,16 @@ class CollectionModel:
         if not refusals(self.now, batch) and batch.key not in self.now.receipts:
             self.doubt = batch, wall_ns
 
-    def settle(self, snapshot: Snapshot) -> None:
-        """Decide by `snapshot` whether the write in doubt is there; check that all else is."""
+    def cut_power(self) -> None:
+        """Note that power was cut: what is shown from here on is on the disk."""
+        self.is_cut = True
+
+    def settle(self, snapshot: Snapshot, *, is_proven: bool = True) -> None:
+        """Decide by `snapshot` whether the write in doubt is there; check that all else is.
+
+        is_proven: it is shown without a warning that it may not be on the disk. With one, it may be
+        gone after the next power cut: that write alone, once, and nothing that was acknowledged.
+        """
         if self.doubt is not None and snapshot.lsn > self.now.lsn:
             batch, wall_ns = self.doubt
             made: list[str] = []
@@ -210,7 +222,11 @@ class CollectionModel:
                 made = [record.id for record in snapshot.scan()][-len(batch.vectors) :]
                 check_made(made, len(batch.vectors), self.now)
             self.states.append(respond(self.now, batch, wall_ns, made)[0])
-        self.doubt = None
+            self.is_unproven = True
+        elif self.is_unproven and self.is_cut and snapshot.lsn == self.now.lsn - 1:
+            self.states.pop()
+        self.is_unproven = self.is_unproven and not is_proven and not self.is_cut
+        self.doubt, self.is_cut = None, False
         expect_equal("last LSN", snapshot.lsn, self.now.lsn)
 
     def at(self, hlc: int) -> State:

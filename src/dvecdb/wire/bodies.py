@@ -2,7 +2,8 @@
 
 In JSON a vector of an answer is a list of numbers in its record; in MessagePack the vectors of all
 records that are there come as one `bytes` of little-endian float32, with `dimension`.
-Unknown request fields are refused. The endpoints kept from before are in `legacy`.
+Unknown request fields are refused. Searches are in `searches`, the endpoints kept from before in
+`legacy`.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from dvecdb.records import (
     CommitInfo,
     Epoch,
     Finding,
+    IndexStats,
     Lsn,
     Metric,
     Record,
@@ -28,9 +30,8 @@ from dvecdb.records import (
     VectorType,
     VerifyReport,
 )
-from dvecdb.results import Hit, Hits
 from dvecdb.wire.codec import check_depth
-from dvecdb.wire.vectors import Matrix, Vector, vectors_from
+from dvecdb.wire.vectors import Matrix, vectors_from
 
 Json = Any
 Metadata = dict[str, Any]
@@ -72,14 +73,6 @@ class RecordBody(Answer, frozen=True):
     metadata: Metadata | None
     lsn: int
     vector: list[float] | UnsetType = UNSET
-
-
-class HitBody(Answer, frozen=True):
-    """A search result. Smaller `distance` is nearer."""
-
-    id: str
-    distance: float
-    metadata: Metadata | None
 
 
 class FindingBody(Answer, frozen=True):
@@ -137,11 +130,12 @@ class MetadataAnswer(Answer, frozen=True):
 
 
 class GetRequest(Request, frozen=True):
-    """Read records by id."""
+    """Read records by id. `where`: null for those that do not match this filter."""
 
     ids: list[str]
     as_of: AsOf | None = None
     with_vectors: bool = True
+    where: Metadata | None = None
 
 
 class GetAnswer(Answer, frozen=True):
@@ -152,29 +146,10 @@ class GetAnswer(Answer, frozen=True):
     dimension: int | UnsetType = UNSET
 
 
-class QueryRequest(Request, frozen=True):
-    """Search. `where`: every named top-level field of the metadata has this value."""
-
-    vector: Vector
-    limit: int = 10
-    where: Metadata | None = None
-    as_of: AsOf | None = None
-    with_metadata: bool = True
-    on_damage: Literal["fail", "exclude"] = "fail"
-
-
-class QueryAnswer(Answer, frozen=True):
-    """Nearest first. `excluded`: ids left out because their bytes are damaged."""
-
-    hits: list[HitBody]
-    excluded: list[str]
-    lsn: int
-
-
 class ScrollQuery(Request, frozen=True):
     """A page of records in the order of their rows; `after` is the `next` of the page before.
 
-    `where`: JSON text of an object; every named top-level field of the metadata has this value.
+    `where`: JSON text of a filter, an equality map or a tree of conditions.
     """
 
     limit: int = 100
@@ -268,6 +243,7 @@ class InfoAnswer(Answer, frozen=True):
     wal_bytes: int
     syncs: int
     findings: int
+    index: IndexStats = IndexStats()
 
 
 # --- care ---
@@ -402,12 +378,6 @@ def document_values(documents: dict[tuple[str, str], Json] | None) -> list[Docum
 def commit_from(answer: WriteAnswer) -> Commit:
     """Return the commit of an answer."""
     return Commit(Lsn(answer.lsn), list(answer.ids), answer.count)
-
-
-def hits_from(answer: QueryAnswer) -> Hits:
-    """Return the hits of an answer."""
-    hits = [Hit(item.id, item.distance, item.metadata) for item in answer.hits]
-    return Hits(hits, answer.excluded)
 
 
 def record_body(record: Record, *, in_lists: bool) -> RecordBody:

@@ -28,6 +28,8 @@ T = TypeVar("T")
 
 DEPTH_MAX: Final = 64
 """Levels of lists and objects in a JSON value of a request: nobody's stack runs out."""
+FILTER_DEPTH_MAX: Final = 80
+"""Levels in a filter: room for every filter that is allowed, which says itself what is not."""
 
 _UNKNOWN_FIELD: Final = re.compile(r"Object contains unknown field `(.*)`", re.DOTALL)
 
@@ -92,14 +94,14 @@ def convert(values: Mapping[str, str], kind: type[T]) -> T:
         raise _wrong_type(str(error), kind, "the query string") from None
 
 
-def check_depth(value: Json, what: str) -> Json:
+def check_depth(value: Json, what: str, depth_max: int = DEPTH_MAX) -> Json:
     """Return a JSON value if it is not nested too deeply.
 
     Raises:
         InvalidRequestError: `invalid-body`.
     """
     level = [value]
-    for _ in range(DEPTH_MAX):
+    for _ in range(depth_max):
         level = [
             inner
             for outer in level
@@ -108,7 +110,16 @@ def check_depth(value: Json, what: str) -> Json:
         ]
         if not level:
             return value
-    raise _too_deep(what)
+    raise _too_deep(what, depth_max)
+
+
+def check_filter(value: Json, what: str = "filter") -> Any:
+    """Return the JSON of a filter if it is not nested too deeply; None is none.
+
+    Raises:
+        InvalidRequestError: `invalid-body`.
+    """
+    return None if value is None else check_depth(value, what, FILTER_DEPTH_MAX)
 
 
 def known_fields(kind: Any) -> list[str]:
@@ -170,9 +181,9 @@ def _malformed(data: bytes, message: str, form: Format) -> InvalidRequestError:
     )
 
 
-def _too_deep(what: str) -> InvalidRequestError:
+def _too_deep(what: str, depth_max: int = DEPTH_MAX) -> InvalidRequestError:
     return InvalidRequestError(
         Code.INVALID_BODY,
-        f"{what} is nested too deeply; at most {DEPTH_MAX} levels of lists and objects are read",
-        limit=DEPTH_MAX,
+        f"{what} is nested too deeply; at most {depth_max} levels of lists and objects are read",
+        limit=depth_max,
     )

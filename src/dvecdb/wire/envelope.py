@@ -108,6 +108,7 @@ ERROR_CLASSES: Final[dict[Code, type[DvecdbError]]] = {
     Code.EMBEDDER_REFUSED: InvalidRequestError,
     Code.EMBEDDER_MISMATCH: ConflictError,
     Code.EXTRA_MISSING: InvalidRequestError,
+    Code.INVALID_FILTER: InvalidRequestError,
 }
 
 

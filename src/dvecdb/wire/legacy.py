@@ -6,7 +6,7 @@ Answers have exactly these keys in this order: the old clients forbid any other.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import msgspec
 from msgspec import UNSET, UnsetType
@@ -18,6 +18,10 @@ from dvecdb.wire.vectors import Vector
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+    from dvecdb.results import SearchOptions
+
+T = TypeVar("T")
 
 LIMIT: Final = 10
 """Results of a search or a scroll that does not say how many."""
@@ -35,7 +39,7 @@ class LegacyAnswer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class IndexConfig(LenientRequest, frozen=True):
-    """Parameters of an index. Kept and answered; search is exact without one."""
+    """Parameters of another kind of index. Kept and answered; ours tunes itself."""
 
     max_connections: int = 16
     ef_construction: int = 200
@@ -169,14 +173,40 @@ class VectorAnswer(LegacyAnswer, frozen=True):
 # --- search ---
 
 
-class SearchRequest(LenientRequest, frozen=True):
-    """Search. `query_vector` is another name of `vector`. `ef_search` changes nothing."""
+class Effort(LenientRequest, frozen=True):
+    """How much a search should do, as other servers group it."""
+
+    ef_search: int | None = None
+    recall: float | None = None
+
+
+class SearchFields(LenientRequest, frozen=True, kw_only=True):
+    """What any search may ask for.
+
+    threshold (or `score_threshold`): none whose distance is larger. recall: share of the true
+    nearest that is aimed at, or ef_search: 1 to 1000, the effort; either may also be in `params`
+    (or `search_params`). with_vectors (or `with_vector`): hits have a `vector`.
+    """
+
+    limit: int | None = None
+    offset: int | None = None
+    filter: Metadata | None = None
+    threshold: float | None = None
+    score_threshold: float | None = None
+    recall: float | None = None
+    ef_search: int | None = None
+    params: Effort | None = None
+    search_params: Effort | None = None
+    with_metadata: bool = True
+    with_vectors: bool | None = None
+    with_vector: bool | None = None
+
+
+class SearchRequest(SearchFields, frozen=True):
+    """Search. `query_vector` is another name of `vector`."""
 
     vector: Vector | None = None
     query_vector: Vector | None = None
-    limit: int | None = None
-    ef_search: int | None = None
-    filter: Metadata | None = None
     as_of: AsOf | None = None
 
 
@@ -189,20 +219,18 @@ class SearchQuery(LenientRequest, frozen=True):
 
 
 class HitAnswer(LegacyAnswer, frozen=True):
-    """A search result. Smaller `distance` is nearer."""
+    """A search result. Smaller `distance` is nearer. `vector` only if asked for."""
 
     id: str
     distance: float
     metadata: Metadata | None
+    vector: Vector | UnsetType = UNSET
 
 
-class OneSearch(LenientRequest, frozen=True):
+class OneSearch(SearchFields, frozen=True):
     """One search of several."""
 
     vector: Vector
-    filter: Metadata | None = None
-    limit: int | None = None
-    offset: int | None = None
 
 
 class SearchBatchRequest(LenientRequest, frozen=True):
@@ -359,6 +387,33 @@ def query_of(request: SearchRequest) -> Vector:
             text = "`vector` and `query_vector` are two names of one field; pass one of them"
         raise InvalidRequestError(Code.INVALID_BODY, f"the body: {text}", path="$")
     return found[0]
+
+
+def options_of(request: SearchFields, query: SearchQuery | None = None) -> SearchOptions:
+    """Return what a search asks for, as the engine takes it; the body goes before the query."""
+    groups = [request, request.params, request.search_params]
+    efforts = [group for group in groups if group is not None]
+    ef_search = _first(*(group.ef_search for group in efforts))
+    recall = _first(*(group.recall for group in efforts))
+    limit = request.limit
+    if query is not None:
+        limit = _first(limit, query.limit)
+        if recall is None:
+            ef_search = _first(ef_search, query.ef_search)
+    return {
+        "limit": LIMIT if limit is None else limit,
+        "offset": request.offset or 0,
+        "threshold": _first(request.threshold, request.score_threshold),
+        "recall": recall,
+        "ef_search": ef_search,
+        "with_metadata": request.with_metadata,
+        "with_vectors": _first(request.with_vectors, request.with_vector) or False,
+    }
+
+
+def _first(*values: T | None) -> T | None:
+    """Return the first value that is there."""
+    return next((value for value in values if value is not None), None)
 
 
 def _unknown(field: str, value: str, known: Iterable[str]) -> InvalidRequestError:

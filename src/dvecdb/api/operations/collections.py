@@ -87,6 +87,6 @@ def _stats(collection: Collection) -> LegacyStats:
         name=stats.name,
         vector_count=stats.count,
         dimension=stats.schema.dimension,
-        index_size=0,
+        index_size=stats.index.size_bytes,
         memory_usage=stats.memtable_bytes,
     )

@@ -1,4 +1,4 @@
-"""Search and points by the endpoints kept from before. Search is exact: `ef_search` is ignored."""
+"""Search and points by the endpoints kept from before."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from msgspec import UNSET
 
 from dvecdb.api.context import Answer
 from dvecdb.errors import Code, InvalidRequestError
-from dvecdb.records import LIMIT_MAX, check_whole
-from dvecdb.wire.codec import check_depth
+from dvecdb.records import check_whole
+from dvecdb.wire.codec import Format, check_filter, encode
 from dvecdb.wire.legacy import (
     LIMIT,
+    HitAnswer,
     Point,
     PointsCountAnswer,
     PointsCountRequest,
@@ -20,48 +21,57 @@ from dvecdb.wire.legacy import (
     PointsScrollRequest,
     SearchBatchRequest,
     SearchRequest,
+    options_of,
     query_of,
 )
+from dvecdb.wire.searches import QUERIES_MAX, hit_bodies
 from dvecdb.wire.vectors import vector_bytes, vector_of
 
 if TYPE_CHECKING:
     from dvecdb.api.context import Context
-    from dvecdb.records import Json, Record
+    from dvecdb.records import Record
 
 _OFFSET = re.compile(r"([0-9]{1,18})@([0-9]{1,18})")
-_SEARCHES_MAX = 1_000
 
 
 def search(context: Context, request: SearchRequest) -> Answer:
     """Return the nearest records, nearest first; none if none are asked for."""
     query = context.query
-    asked = request.limit if request.limit is not None else query.limit
-    limit = LIMIT if asked is None else asked
+    options = options_of(request, query)
+    is_empty = options["limit"] == 0
+    if is_empty:
+        options["limit"] = 1
     hits = context.collection.search(
         vector_of(query_of(request)),
-        limit=limit if limit != 0 else 1,
-        where=_where(request.filter),
+        where=check_filter(request.filter),
         as_of=request.as_of if request.as_of is not None else query.as_of,
+        **options,
     )
-    return Answer(hits if limit != 0 else [])
+    return Answer([] if is_empty else hit_bodies(hits, HitAnswer, is_binary=context.is_binary))
 
 
 def search_batch(context: Context, request: SearchBatchRequest) -> Answer:
-    """Answer several searches of one state."""
-    check_whole("the number of searches", len(request.searches), 0, _SEARCHES_MAX)
+    """Answer several searches of one state; those that differ in their vectors only at once."""
+    check_whole("the number of searches", len(request.searches), 0, QUERIES_MAX)
     if not request.searches:
         return Answer([])
-    snapshot = context.collection.snapshot()
-    found = []
+    alike: dict[bytes, list[int]] = {}
     for index, one in enumerate(request.searches):
-        offset = check_whole("offset", one.offset or 0, 0, LIMIT_MAX - 1)
-        limit = check_whole("limit", LIMIT if one.limit is None else one.limit, 1, LIMIT_MAX)
-        hits = snapshot.search(
-            vector_of(one.vector, f"search {index}"),
-            limit=offset + limit,
-            where=_where(one.filter),
+        key = encode((one.filter, options_of(one)), Format.JSON)
+        alike.setdefault(key, []).append(index)
+    snapshot = context.collection.snapshot()
+    found: list[list[HitAnswer]] = [[] for _ in request.searches]
+    for places in alike.values():
+        searches = [request.searches[place] for place in places]
+        vectors = [
+            vector_of(one.vector, f"search {place}")
+            for place, one in zip(places, searches, strict=True)
+        ]
+        answers = snapshot.search_batch(
+            vectors, where=check_filter(searches[0].filter), **options_of(searches[0])
         )
-        found.append(hits[offset:])
+        for place, hits in zip(places, answers, strict=True):
+            found[place] = hit_bodies(hits, HitAnswer, is_binary=context.is_binary)
     return Answer(found)
 
 
@@ -74,7 +84,7 @@ def scroll_points(context: Context, request: PointsScrollRequest) -> Answer:
     page = snapshot.scroll(
         limit=LIMIT if request.limit is None else request.limit,
         after=after,
-        where=_where(request.filter),
+        where=check_filter(request.filter),
         with_vectors=request.with_vectors,
     )
     points = [_point(context, record, request) for record in page.records]
@@ -84,11 +94,7 @@ def scroll_points(context: Context, request: PointsScrollRequest) -> Answer:
 
 def count_points(context: Context, request: PointsCountRequest) -> Answer:
     """Count records."""
-    return Answer(PointsCountAnswer(context.collection.count(where=_where(request.filter))))
-
-
-def _where(filter: Json) -> Json:
-    return None if filter is None else check_depth(filter, "filter")
+    return Answer(PointsCountAnswer(context.collection.count(where=check_filter(request.filter))))
 
 
 def _point(context: Context, record: Record, request: PointsScrollRequest) -> Point:

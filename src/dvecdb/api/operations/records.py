@@ -16,8 +16,6 @@ from dvecdb.wire.bodies import (
     HistoryAnswer,
     MetadataAnswer,
     MetadataRequest,
-    QueryAnswer,
-    QueryRequest,
     Rows,
     ScrollAnswer,
     WriteAnswer,
@@ -27,9 +25,9 @@ from dvecdb.wire.bodies import (
     pairs,
     record_body,
 )
-from dvecdb.wire.codec import Format, check_depth, decode
+from dvecdb.wire.codec import Format, check_depth, check_filter, decode
 from dvecdb.wire.recovery import DeleteAnswer, DeleteRequest
-from dvecdb.wire.vectors import matrix_of, vector_bytes, vector_of
+from dvecdb.wire.vectors import matrix_of, vector_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -69,7 +67,7 @@ def _commit(context: Context, request: WriteRequest) -> Commit:
 
 def delete_records(context: Context, request: DeleteRequest) -> Answer:
     """Delete records by ids or by a filter; a deletion of many needs `confirm`."""
-    where = None if request.filter is None else check_depth(request.filter, "filter")
+    where = check_filter(request.filter)
     commit = context.collection.delete(
         request.ids,
         where=where,
@@ -94,26 +92,16 @@ def update_metadata(context: Context, request: MetadataRequest) -> Answer:
 def get_records(context: Context, request: GetRequest) -> Answer:
     """Return records by id, null where there is none."""
     records = context.readable.get(
-        request.ids, as_of=request.as_of, with_vectors=request.with_vectors
+        request.ids,
+        where=check_filter(request.where, "where"),
+        as_of=request.as_of,
+        with_vectors=request.with_vectors,
     )
     bodies = [
         None if record is None else record_body(record, in_lists=not context.is_binary)
         for record in records
     ]
     return Answer(GetAnswer(bodies, **_packed(context, [item for item in records if item])))
-
-
-def query(context: Context, request: QueryRequest) -> Answer:
-    """Return the nearest records, exactly, nearest first."""
-    snapshot = context.readable.snapshot(as_of=request.as_of)
-    hits = snapshot.search(
-        vector_of(request.vector),
-        limit=request.limit,
-        where=None if request.where is None else check_depth(request.where, "where"),
-        with_metadata=request.with_metadata,
-        on_damage=request.on_damage,
-    )
-    return Answer(QueryAnswer(hits, hits.excluded, snapshot.lsn))  # type: ignore[arg-type]
 
 
 def scroll(context: Context, _: None) -> Answer:
@@ -168,7 +156,7 @@ def _where(text: str | None) -> Metadata | None:
     """Return the filter of a query string."""
     if text is None:
         return None
-    found: Metadata = check_depth(decode(text.encode(), dict[str, Any], Format.JSON), "where")
+    found: Metadata = check_filter(decode(text.encode(), dict[str, Any], Format.JSON), "where")
     return found
 
 

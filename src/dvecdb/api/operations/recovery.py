@@ -22,7 +22,7 @@ from dvecdb.errors import Code, DvecdbError, ServerError
 from dvecdb.records import check_name
 from dvecdb.wire import recovery as messages
 from dvecdb.wire.bodies import Done, TaskStarted, VerifyRequest, report_body
-from dvecdb.wire.codec import check_depth
+from dvecdb.wire.codec import check_filter
 from dvecdb.wire.legacy import NamedMessage
 
 if TYPE_CHECKING:
@@ -125,7 +125,7 @@ def clone_collection(context: Context, request: messages.CloneRequest) -> Answer
 def undo(context: Context, request: messages.UndoRequest) -> Answer:
     """Bring rows back to an earlier state, as a new commit; `dry_run` says what it would do."""
     collection = context.collection
-    where = None if request.filter is None else check_depth(request.filter, "filter")
+    where = check_filter(request.filter)
     state = messages.undo_target(request)
     options = context.conditions(request.expect, request.if_lsn)
 
