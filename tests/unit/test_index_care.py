@@ -29,7 +29,7 @@ DIMENSION = 8
 def small(monkeypatch):
     monkeypatch.setattr(nearest, "_EXACT_BYTES", 0)
     monkeypatch.setattr(index_care, "_STEP_BYTES", 1)
-    monkeypatch.setattr(index_build, "_BASE_ROWS_MIN", 100)
+    monkeypatch.setattr(index_build, "_BASE_STEP", 100)
 
 
 def open_at(path, *, background=False, read_only=False, **settings):
@@ -359,7 +359,7 @@ def test_the_threads_of_the_caller_are_as_they_were(tmp_path):
 def saved(tmp_path_factory):
     patch = pytest.MonkeyPatch()
     patch.setattr(index_care, "_STEP_BYTES", 1)
-    patch.setattr(index_build, "_BASE_ROWS_MIN", 100)
+    patch.setattr(index_build, "_BASE_STEP", 100)
     path = tmp_path_factory.mktemp("saved") / "data"
     with open_at(path) as database:
         for name in ("docs", "other"):
