@@ -13,6 +13,7 @@ import pytest
 
 from dvecdb import Database, Settings
 from dvecdb.engine import index_build, index_care, nearest
+from dvecdb.engine.collection import Collection
 from dvecdb.engine.indexer import Indexer
 from dvecdb.errors import Code, DvecdbError, HandleError
 from dvecdb.formats.index_file import decode_index, encode_index
@@ -168,6 +169,36 @@ def test_one_that_grew_fourfold_is_made_anew_and_replaces_the_file(tmp_path):
         assert docs._store.index.trained_rows > trained
         assert len(index_files(tmp_path)) == 1
         assert index_files(tmp_path) != first
+
+
+def test_a_state_of_the_past_is_not_searched_by_an_index_that_lacks_its_rows(tmp_path, monkeypatch):
+    """A compaction and a new index come between two looks at the state that is asked for."""
+    clock = ManualClock()
+    settings = Settings(**{**SETTINGS, "history_hours": 1, "merge_count": 2})
+    with Database(str(tmp_path), background=False, clock=clock, settings=settings) as database:
+        docs = filled(database)
+        docs.flush()
+        past = docs.snapshot().lsn
+        expected = [hit.id for hit in docs.search(rows(1, 9)[0], recall=1.0)]
+        resolve = Collection._resolve
+
+        def slowly(collection, *arguments):
+            found = resolve(collection, *arguments)
+            if docs.stats().rows == 400:
+                for seed in range(1, 6):
+                    docs.upsert(names(250), rows(250, seed))
+                    docs.flush()
+                    clock.advance(2 * 3_600)
+                docs.flush()
+                docs.wait_for_index()
+            return found
+
+        monkeypatch.setattr(Collection, "_resolve", slowly)
+        snapshot = docs.snapshot(as_of=past)
+        assert docs._store.index.places.row_numbers is not None
+        assert docs.stats().horizon_lsn > past
+        assert [hit.id for hit in snapshot.search(rows(1, 9)[0], recall=1.0)] == expected
+        assert [hit.id for hit in snapshot.search(rows(1, 9)[0])] == expected
 
 
 # --- who waits ------------------------------------------------------------------------------------
