@@ -174,7 +174,8 @@ def lookup_table() -> LookupTable:
 def stored_index() -> StoredIndex:
     """An index whose codes are no index: what faiss writes is its own affair."""
     header = IndexHeader(
-        dimension=2, metric="dot_product", vector_type="float16", reach=1.5, trained_rows=90,
+        dimension=2, metric="dot_product", vector_type="float16", reach=1.5, horizon_lsn=3,
+        trained_rows=90,
         efforts=[(1, 16, 0.75), (4, 800, 1.0)], zeros=[], apart=[7, 98],
     )  # fmt: skip
     numbers, codes = np.arange(98, 0, -7, dtype=np.int64)[::-1], np.arange(40, dtype=np.uint8)

@@ -432,6 +432,7 @@ STRANGE = {  # sound, and not of this collection
     "of another collection": lambda data: changed(data, collection_uuid=UUID(int=5)),
     "of another lineage": lambda data: changed(data, lineage=UUID(int=5)),
     "of another dimension": lambda data: changed(data, dimension=9),
+    "of a later horizon": lambda data: changed(data, horizon_lsn=1),
     "of another type": lambda data: changed(data, vector_type="int8"),
 }
 SPOILED["other components"] = lambda data: changed(

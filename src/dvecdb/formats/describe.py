@@ -129,6 +129,7 @@ def describe_index(data: memoryview) -> Described:
         described["places"]["count"] = len(index.numbers)
     described["dimension"], described["metric"] = header.dimension, header.metric
     described["vector_type"], described["reach"] = header.vector_type, header.reach
+    described["horizon_lsn"] = header.horizon_lsn
     described["trained_rows"] = header.trained_rows
     efforts = [
         {"probes": probes, "depth": depth, "recall": recall}
