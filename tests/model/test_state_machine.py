@@ -29,9 +29,20 @@ from hypothesis.stateful import (
 
 from dvecdb import Database, Settings
 from dvecdb.clock import from_datetime, to_datetime
-from dvecdb.engine import recovery, resolve, rows, store, wal, writes
+from dvecdb.engine import (
+    index_build,
+    index_care,
+    nearest,
+    recovery,
+    resolve,
+    rows,
+    store,
+    wal,
+    writes,
+)
 from dvecdb.errors import Code, DirectoryError, DiskFullError, DvecdbError
 from dvecdb.formats.wal_record import FILE_HEADER_SIZE, scan
+from dvecdb.search import effort
 from dvecdb.testing.clocks import ManualClock
 from dvecdb.testing.crash import crash, kill, replay
 from dvecdb.testing.disk import MemoryDisk
@@ -72,6 +83,16 @@ LEGAL_FINDINGS = {
 }
 
 FINDINGS_OF_ROT = {"manifest-damaged", "manifest-from-log"}
+
+
+@pytest.fixture(autouse=True)
+def small_index(monkeypatch):
+    """An index takes part whenever there is one, in steps of a row, and is as good as exact."""
+    monkeypatch.setattr(nearest, "_EXACT_BYTES", 0)
+    monkeypatch.setattr(index_care, "_STEP_BYTES", 1)
+    monkeypatch.setattr(index_care, "_STEP_ROWS_MIN", 1)
+    monkeypatch.setattr(index_build, "_BASE_STEP", 1)
+    monkeypatch.setattr(effort, "DEPTHS", (800,))
 
 
 def pick(data, items):
@@ -150,6 +171,8 @@ class Engine(RuleBasedStateMachine):
         """Leave the process. What it still does to its own disk no longer matters."""
         self.disarm()
         if self.db is not None:
+            codes = {finding.code for finding in self.db.findings()}
+            expect(self.is_faulty or "index-failed" not in codes, "no index could be made")
             self.db.close()
         self.db, self.held = None, []
 

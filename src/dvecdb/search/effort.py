@@ -105,7 +105,7 @@ def tune(codes: Codes, points: Points, truth: Numbers, cost: Cost) -> Curve:
     found: list[tuple[float, Effort]] = []
     for probes in _probe_steps(codes.lists):
         numbers, _ = codes.search(points, probes, deepest)
-        for depth, recall in zip(DEPTHS, recalls(numbers, truth), strict=True):
+        for depth, recall in zip(DEPTHS, recalls(numbers, truth, DEPTHS), strict=True):
             found.append((cost.of(probes, depth), Effort(probes, depth, recall)))
         if found[-1][1].recall >= _ENOUGH:
             break
@@ -125,7 +125,7 @@ def tune(codes: Codes, points: Points, truth: Numbers, cost: Cost) -> Curve:
     return Curve(tuple(efforts))
 
 
-def recalls(numbers: Numbers, truth: Numbers, depths: Sequence[int] = DEPTHS) -> list[float]:
+def recalls(numbers: Numbers, truth: Numbers, depths: Sequence[int]) -> list[float]:
     """Return for each depth how much of the truth is among so many first candidates."""
     wanted = int(np.count_nonzero(truth >= 0))
     places = np.full(truth.shape, np.iinfo(np.int64).max)

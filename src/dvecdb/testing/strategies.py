@@ -81,7 +81,7 @@ def schemas() -> st.SearchStrategy[Schema]:
 
 
 def tiny_settings(*, idle_marker_ms: int = 0) -> st.SearchStrategy[Settings]:
-    """Return settings that flush, merge and write in bulk after a few rows."""
+    """Return settings that flush, merge, write in bulk and make an index after a few rows."""
     return st.builds(
         Settings,
         bulk_bytes=st.sampled_from([40, 100, 10_000]),
@@ -96,6 +96,7 @@ def tiny_settings(*, idle_marker_ms: int = 0) -> st.SearchStrategy[Settings]:
         low_water_bytes=st.sampled_from([0, 0, 20_000]),
         idle_marker_ms=st.just(idle_marker_ms),
         orphan_age_hours=st.sampled_from([0, 24]),
+        index_rows_min=st.sampled_from([20_000, 4, 8]),
     )
 
 
