@@ -143,7 +143,12 @@ class Searching:
         for index, row in enumerate(rows.tolist()):
             memtable = self.view.in_memory(row) if row >= in_memory else None
             if memtable is None:
-                stored.append(index)
+                segment = self.view.segment_of(row)
+                known = segment.known(segment.ordinal_of(row), metadata=with_metadata)
+                if known is None:
+                    stored.append(index)
+                else:
+                    ids[index], metadata[index] = known
                 continue
             chunk = memtable.chunk_of(row)
             ids[index] = chunk.ids[row - chunk.first_row]
