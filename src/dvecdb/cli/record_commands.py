@@ -183,8 +183,8 @@ def search(
         raise UsageError("give a vector or --like ID, one of the two")
     if group_by is None and group_size is not None:
         raise UsageError("--group-size goes with --group-by")
-    if group_by is not None and explain:
-        raise UsageError("--explain is for searches without --group-by")
+    if group_by is not None and (explain or offset):
+        raise UsageError("--explain and --offset are for searches without --group-by")
     query = parse_vector(vector) if vector is not None else None
     sought = Sought(query, like, parse_conditions(where), parse_as_of(as_of))
     options: SearchOptions = {
