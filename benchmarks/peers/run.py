@@ -30,7 +30,6 @@ FILL_SECONDS_MAX = 7_200
 CALL_SECONDS_MAX = 900
 ROUND_SECONDS_MAX = 5.0
 TUNE_SECONDS_MAX = 6.0
-FILTERED_TUNE_QUERIES = 100
 
 
 @dataclass(slots=True)
@@ -164,7 +163,6 @@ class Run:
             effort=effort,
             below=below,
             clients=1,
-            count=None if below is None else FILTERED_TUNE_QUERIES,
             at_least=0.0,
             at_most=TUNE_SECONDS_MAX,
         )

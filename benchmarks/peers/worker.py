@@ -111,14 +111,10 @@ class Worker:
         clients: int,
         at_least: float,
         at_most: float,
-        count: int | None = None,
     ) -> dict[str, Any]:
-        """Let clients answer all queries as often as it takes to fill the time, each the next one.
-
-        count: only the first so many queries; at_least, at_most: seconds.
-        """
+        """Let clients answer all queries as often as it takes, each the next one, for seconds."""
         self.system.prepare(effort, below)
-        drill = Drill(self.system, self.queries[what][:count], at_least, at_most)
+        drill = Drill(self.system, self.queries[what], at_least, at_most)
         return drill.run(clients)
 
     def copy(self, target: str) -> dict[str, Any]:
