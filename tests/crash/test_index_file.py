@@ -43,7 +43,7 @@ def small(monkeypatch):
     monkeypatch.setattr(nearest, "_EXACT_BYTES", 0)
     monkeypatch.setattr(index_care, "_STEP_BYTES", 1)
     monkeypatch.setattr(index_care, "_STEP_ROWS_MIN", 4)
-    monkeypatch.setattr(index_build, "_BASE_ROWS_MIN", 8)
+    monkeypatch.setattr(index_build, "_BASE_STEP", 8)
 
 
 def upsert(seed, ids):

@@ -174,10 +174,12 @@ def lookup_table() -> LookupTable:
 def stored_index() -> StoredIndex:
     """An index whose codes are no index: what faiss writes is its own affair."""
     header = IndexHeader(
-        dimension=2, metric="dot_product", vector_type="float16", reach=1.5, trained_rows=90,
-        efforts=[(1, 16, 0.75), (4, 800, 1.0)], zeros=[], apart=[7, 99],
+        dimension=2, metric="dot_product", vector_type="float16", reach=1.5, horizon_lsn=3,
+        trained_rows=90,
+        efforts=[(1, 16, 0.75), (4, 800, 1.0)], zeros=[], apart=[7, 98],
     )  # fmt: skip
-    return StoredIndex(COLLECTION_UUID, LINEAGE, 100, header, np.arange(40, dtype=np.uint8))
+    numbers, codes = np.arange(98, 0, -7, dtype=np.int64)[::-1], np.arange(40, dtype=np.uint8)
+    return StoredIndex(COLLECTION_UUID, LINEAGE, 100, header, numbers, codes)
 
 
 VECTORS = np.array([[0.5, -1.25], [3.0, 1e-3]], np.float32)

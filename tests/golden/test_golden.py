@@ -173,6 +173,7 @@ def test_the_golden_index_decodes_to_the_same_values():
         made.collection_uuid, made.lineage, made.row_end,
     )  # fmt: skip
     assert found.header == made.header
+    assert found.numbers.tolist() == made.numbers.tolist()
     assert found.codes.tolist() == made.codes.tolist()
 
 

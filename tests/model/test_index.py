@@ -30,14 +30,14 @@ IDS, STEPS, GROUPS = 900, 36, 6
 DIMENSIONS = (1, 2, 8, 24, 128, 129, 130)
 HOUR = 3_600
 RECALL_MIN = 0.9
-FRESH = index.live_rows
+LOOK = index.Index._look
 
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
     monkeypatch.setattr(nearest, "_EXACT_BYTES", 0)
     monkeypatch.setattr(index_care, "_STEP_BYTES", 1)
-    monkeypatch.setattr(index_build, "_BASE_ROWS_MIN", 100)
+    monkeypatch.setattr(index_build, "_BASE_STEP", 100)
     monkeypatch.setattr(ivf, "ROWS_PER_LIST", 60)
 
 
@@ -148,8 +148,7 @@ class World:
         if state.index is None:
             return
         found = state.index.live(state.view, lsn, state.row_limit)
-        end = state.index.row_end
-        fresh = FRESH(state.view, lsn, min(end, state.row_limit), end)
+        fresh = LOOK(state.index, state.view, lsn, state.row_limit)
         expect(found.count == fresh.count, f"{found.count} rows are live at {lsn}")
         if fresh.mask is None:
             expect(found.mask is found.bits is None, "a mask of all rows")
@@ -224,7 +223,7 @@ def test_any_history_is_searched_as_the_oracle_does(schema):
 # --- controls: each breaks one rule, and must be caught ------------------------------------------
 
 
-def unchanged(newest, view, lsn):
+def unchanged(self, newest, view, lsn):
     """What ended since is forgotten."""
     return None if newest is None else replace(newest, lsn=lsn)
 
@@ -232,17 +231,15 @@ def unchanged(newest, view, lsn):
 def from_any(self, view, lsn, row_limit):
     """The newest state is derived from whatever was asked for first."""
     if self._newest is None or lsn > self._newest.lsn:
-        self._newest = index._advance(self._newest, view, lsn) or index.live_rows(
-            view, lsn, min(self.row_end, row_limit), self.row_end
-        )
+        self._newest = self._advance(self._newest, view, lsn) or self._look(view, lsn, row_limit)
     if lsn == self._newest.lsn:
         return self._newest
-    return index.live_rows(view, lsn, min(self.row_end, row_limit), self.row_end)
+    return self._look(view, lsn, row_limit)
 
 
-def everything(view, lsn, limit, size):
+def everything(self, view, lsn, row_limit):
     """All rows are alive, born or not."""
-    return index.LiveRows(lsn, size, None, None)
+    return index.LiveRows(lsn, self.places.rows, None, None)
 
 
 def in_half(rows, query, metric):
@@ -256,18 +253,20 @@ def nothing(*_):
     return []
 
 
-def put_all(allowed, source, mask):
-    """Every row matches."""
-    allowed[source.rows_at(np.arange(len(mask)))] = True
+def without_filter(self, made, prepare=nearest.Nearest._prepare):
+    """Every live row matches."""
+    matching, self.matching = self.matching, None
+    prepare(self, made)
+    self.matching = matching
 
 
 BROKEN = {
-    "the dead stay": (index, "_advance", unchanged),
+    "the dead stay": (index.Index, "_advance", unchanged),
     "the newest lack rows": (index.Index, "live", from_any),
-    "the unborn are there": (index, "live_rows", everything),
+    "the unborn are there": (index.Index, "_look", everything),
     "distances are rough": (rerank, "exact_distances", in_half),
     "new rows are not measured": (nearest.Nearest, "_offer_from", nothing),
-    "filters are forgotten": (nearest.Nearest, "_put", staticmethod(put_all)),
+    "filters are forgotten": (nearest.Nearest, "_prepare", without_filter),
 }
 
 

@@ -241,7 +241,8 @@ def test_an_index_is_shown_or_said_to_be_rebuilt():
     described, text = shown(golden("index.ivf"), "index.ivf")
     assert described["rows"] == {"first": 0, "end": 100}
     assert described["efforts"]["first"][1] == {"probes": 4, "depth": 800, "recall": 1.0}
-    assert (described["apart"]["first"], described["codes_bytes"]) == ([7, 99], 40)
+    assert (described["apart"]["first"], described["codes_bytes"]) == ([7, 98], 40)
+    assert described["places"] == {"count": 14, "first": [7, 14, 21, 28, 35]}
     assert "trained rows: 90" in text
     for offset in (0, 5, 70, 130, len(golden("index.ivf")) - 1):
         damaged = bytearray(golden("index.ivf"))

@@ -13,6 +13,7 @@ import pytest
 
 from dvecdb import Database, Settings
 from dvecdb.engine import index_build, index_care, nearest
+from dvecdb.engine.collection import Collection
 from dvecdb.engine.indexer import Indexer
 from dvecdb.errors import Code, DvecdbError, HandleError
 from dvecdb.formats.index_file import decode_index, encode_index
@@ -29,7 +30,7 @@ DIMENSION = 8
 def small(monkeypatch):
     monkeypatch.setattr(nearest, "_EXACT_BYTES", 0)
     monkeypatch.setattr(index_care, "_STEP_BYTES", 1)
-    monkeypatch.setattr(index_build, "_BASE_ROWS_MIN", 100)
+    monkeypatch.setattr(index_build, "_BASE_STEP", 100)
 
 
 def open_at(path, *, background=False, read_only=False, **settings):
@@ -168,6 +169,36 @@ def test_one_that_grew_fourfold_is_made_anew_and_replaces_the_file(tmp_path):
         assert docs._store.index.trained_rows > trained
         assert len(index_files(tmp_path)) == 1
         assert index_files(tmp_path) != first
+
+
+def test_a_state_of_the_past_is_not_searched_by_an_index_that_lacks_its_rows(tmp_path, monkeypatch):
+    """A compaction and a new index come between two looks at the state that is asked for."""
+    clock = ManualClock()
+    settings = Settings(**{**SETTINGS, "history_hours": 1, "merge_count": 2})
+    with Database(str(tmp_path), background=False, clock=clock, settings=settings) as database:
+        docs = filled(database)
+        docs.flush()
+        past = docs.snapshot().lsn
+        expected = [hit.id for hit in docs.search(rows(1, 9)[0], recall=1.0)]
+        resolve = Collection._resolve
+
+        def slowly(collection, *arguments):
+            found = resolve(collection, *arguments)
+            if docs.stats().rows == 400:
+                for seed in range(1, 6):
+                    docs.upsert(names(250), rows(250, seed))
+                    docs.flush()
+                    clock.advance(2 * 3_600)
+                docs.flush()
+                docs.wait_for_index()
+            return found
+
+        monkeypatch.setattr(Collection, "_resolve", slowly)
+        snapshot = docs.snapshot(as_of=past)
+        assert docs._store.index.places.row_numbers is not None
+        assert docs.stats().horizon_lsn > past
+        assert [hit.id for hit in snapshot.search(rows(1, 9)[0], recall=1.0)] == expected
+        assert [hit.id for hit in snapshot.search(rows(1, 9)[0])] == expected
 
 
 # --- who waits ------------------------------------------------------------------------------------
@@ -359,7 +390,7 @@ def test_the_threads_of_the_caller_are_as_they_were(tmp_path):
 def saved(tmp_path_factory):
     patch = pytest.MonkeyPatch()
     patch.setattr(index_care, "_STEP_BYTES", 1)
-    patch.setattr(index_build, "_BASE_ROWS_MIN", 100)
+    patch.setattr(index_build, "_BASE_STEP", 100)
     path = tmp_path_factory.mktemp("saved") / "data"
     with open_at(path) as database:
         for name in ("docs", "other"):
@@ -401,6 +432,7 @@ STRANGE = {  # sound, and not of this collection
     "of another collection": lambda data: changed(data, collection_uuid=UUID(int=5)),
     "of another lineage": lambda data: changed(data, lineage=UUID(int=5)),
     "of another dimension": lambda data: changed(data, dimension=9),
+    "of a later horizon": lambda data: changed(data, horizon_lsn=1),
     "of another type": lambda data: changed(data, vector_type="int8"),
 }
 SPOILED["other components"] = lambda data: changed(

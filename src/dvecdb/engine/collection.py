@@ -35,6 +35,7 @@ from dvecdb.records import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from dvecdb.engine.index import Index
     from dvecdb.engine.rows import View
     from dvecdb.engine.store import Store
     from dvecdb.engine.writes import Write
@@ -264,19 +265,20 @@ class Collection(Reads):
         """
         self._enter()
         visible = self._store.visible  # first: the view is then at least as new
+        index = self._store.index  # before the view too: it lacks rows that a compaction dropped
         view = self._store.view
         if as_of is None:
-            return self._snapshot(view, visible.lsn, visible.row_limit)
+            return self._snapshot(view, visible.lsn, visible.row_limit, index)
         lsn = self._resolve(view, as_of, visible.lsn, visible.hlc)
-        return self._snapshot(view, lsn, view.row_limit(lsn))
+        return self._snapshot(view, lsn, view.row_limit(lsn), index)
 
-    def _snapshot(self, view: View, lsn: int, row_limit: int) -> Snapshot:
+    def _snapshot(self, view: View, lsn: int, row_limit: int, index: Index | None) -> Snapshot:
         store = self._store
         environment = store.environment
         recall = environment.settings.index_recall_permille / 1_000
         return Snapshot(
             Searching(
-                view, store.schema, lsn, row_limit, store.index, recall,
+                view, store.schema, lsn, row_limit, index, recall,
                 environment.clock.monotonic_ns,
             )
         )  # fmt: skip

@@ -36,7 +36,6 @@ GROWTH: Final = 4
 """Times as many rows as its lists were made for, and an index is made anew."""
 _APART_MIN: Final = 1_000
 """Rows that may always be measured beside the candidates without making a difference."""
-_BASE_ROWS_MIN: Final = 8_192
 _BLOCK_BYTES: Final = 8 * 1024 * 1024
 _SAMPLE_BYTES_MAX: Final = 96 * 1024 * 1024
 _BASE_STEP: Final = 8_192

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from dvecdb.engine.store import Store
+    from dvecdb.formats.manifest_file import Manifest
     from dvecdb.media.files import Dir, Files
     from dvecdb.records import IndexState, Schema
 
@@ -152,9 +153,10 @@ def _save(store: Store, index: Index) -> bool:
 
 def _stored(store: Store, index: Index) -> StoredIndex:
     schema, manifest = store.schema, store.manifest
+    efforts = [(effort.probes, effort.depth, effort.recall) for effort in index.curve.efforts]
     header = IndexHeader(
         schema.dimension, schema.metric, schema.vector_type, index.codes.space.reach,
-        index.trained_rows, [(e.probes, e.depth, e.recall) for e in index.curve.efforts],
+        manifest.horizon_lsn, index.trained_rows, efforts,
         index.zeros[index.zeros < index.base_end].tolist(),
         index.apart[index.apart < index.base_end].tolist(),
     )  # fmt: skip
@@ -171,23 +173,22 @@ def load_index(
     files: Files,
     derived: Dir,
     schema: Schema,
-    identity: tuple[UUID, UUID],
-    row_end: int,
+    manifest: Manifest,
     report: Callable[[Finding], None],
     collection: str,
 ) -> Index | None:
     """Return the stored index that covers the most, or None if none fits.
 
-    identity: collection uuid and lineage; row_end: of the rows in segments. What is damaged, or of
-    another collection, lineage or shape, is not used: it is made again. Raises `OSError`.
+    What is damaged, or of another collection, lineage or shape, or does not know all rows of the
+    manifest's segments, is not used: it is made again. Raises `OSError`.
     """
     best: Index | None = None
     for name in files.list_names(derived):
         end = names.parse_index_name(name)
-        if end is None or end > row_end or (best is not None and end <= best.base_end):
+        if end is None or end > manifest.row_end or (best is not None and end <= best.base_end):
             continue
         try:
-            found = _load(files, derived, name, schema, identity)
+            found = _load(files, derived, name, schema, manifest)
             if found is not None and found.row_end != end:
                 raise FormatError(f"index of rows up to {found.row_end}")
         except FileNotFoundError:
@@ -201,7 +202,7 @@ def load_index(
 
 
 def _load(
-    files: Files, derived: Dir, name: str, schema: Schema, identity: tuple[UUID, UUID]
+    files: Files, derived: Dir, name: str, schema: Schema, manifest: Manifest
 ) -> Index | None:
     file = files.open(derived, name)
     try:
@@ -210,9 +211,12 @@ def _load(
         files.close(file)
     header = stored.header
     shape = (header.dimension, header.metric, header.vector_type)
+    identity = (UUID(manifest.collection_uuid), UUID(manifest.lineage))
     if (stored.collection_uuid, stored.lineage) != identity or shape != (
         schema.dimension, schema.metric, schema.vector_type,
     ):  # fmt: skip
+        return None
+    if header.horizon_lsn > manifest.horizon_lsn:  # of a damaged manifest the one before is taken
         return None
     space = Space(schema.metric, schema.dimension, header.reach)
     codes = Codes.from_bytes(space, stored.codes)

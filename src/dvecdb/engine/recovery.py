@@ -187,7 +187,7 @@ class _Recovery:
         store.manifest_bytes = seal_json(manifest, decoded.unknown)
         if self._environment.settings.index_rows_min:
             store.index = load_index(
-                self._files, derived, schema, identity, manifest.row_end, self._report, self._name
+                self._files, derived, schema, manifest, self._report, self._name
             )
         self._findings_before()
         if not self._read_only:

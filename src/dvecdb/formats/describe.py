@@ -16,7 +16,7 @@ from dvecdb.formats import segment_file as sf
 from dvecdb.formats.describe_json import describe_audit, describe_json, describe_lock
 from dvecdb.formats.describe_log import describe_cut_tail, describe_log
 from dvecdb.formats.describe_segment import describe_segment, describe_vectors
-from dvecdb.formats.describe_values import Described, Value, hexed, sample, text_of
+from dvecdb.formats.describe_values import SHOWN, Described, Value, hexed, sample, text_of
 from dvecdb.formats.framing import FormatError
 from dvecdb.formats.index_file import decode_index
 from dvecdb.formats.lookup_file import decode_lookup
@@ -124,8 +124,12 @@ def describe_index(data: memoryview) -> Described:
     described["collection_uuid"] = str(index.collection_uuid)
     described["lineage"] = str(index.lineage)
     described["rows"] = {"first": 0, "end": index.row_end}
+    if index.numbers is not None:
+        described["places"] = sample(index.numbers[:SHOWN].tolist())
+        described["places"]["count"] = len(index.numbers)
     described["dimension"], described["metric"] = header.dimension, header.metric
     described["vector_type"], described["reach"] = header.vector_type, header.reach
+    described["horizon_lsn"] = header.horizon_lsn
     described["trained_rows"] = header.trained_rows
     efforts = [
         {"probes": probes, "depth": depth, "recall": recall}

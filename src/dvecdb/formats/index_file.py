@@ -41,8 +41,9 @@ _U64: Final = struct.Struct("<Q")
 class IndexHeader(msgspec.Struct, frozen=True):
     """What an index says about itself.
 
-    reach: of dot products, the longest row; trained_rows: how many rows there were then; efforts:
-    probes, depth and recall of what was measured. Rows without a code: zeros, whose distance is
+    reach: of dot products, the length up to which rows have a code; horizon_lsn: rows that ended up
+    to it may be missing; trained_rows: how many rows there were then; efforts: probes, depth and
+    recall of what was measured. Rows without a code: zeros, whose distance is
     the same for every query, and those apart, which are measured each time.
     """
 
@@ -50,6 +51,7 @@ class IndexHeader(msgspec.Struct, frozen=True):
     metric: str
     vector_type: str
     reach: float
+    horizon_lsn: int
     trained_rows: int
     efforts: list[tuple[int, int, float]]
     zeros: list[int]

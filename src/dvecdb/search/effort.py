@@ -16,6 +16,8 @@ import msgspec
 import numpy as np
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import numpy.typing as npt
 
     from dvecdb.search.ivf import Codes, Points
@@ -25,10 +27,13 @@ if TYPE_CHECKING:
 TUNED_LIMIT: Final = 10
 """The number of nearest rows that recall is measured at."""
 DEPTHS: Final = (16, 24, 32, 50, 75, 100, 150, 200, 300, 400, 600)
+DEEPER: Final = (1_200, 1_600, 2_400, 3_200)
+"""Tried with all lists where those do not find enough: codes say little of some rows."""
 EF_MAX: Final = 1_000
 _CODE_COST: Final = 1.0  # of one code looked at
 _ROW_COST: Final = 0.03  # of one component measured exactly
 _ENOUGH: Final = 0.998  # found: more lists are not tried
+_TOO_LITTLE: Final = 0.99
 _SAFETY: Final = 0.25  # of what may be missed is kept in reserve: other queries are harder
 
 
@@ -104,6 +109,11 @@ def tune(codes: Codes, points: Points, truth: Numbers, cost: Cost) -> Curve:
             found.append((cost.of(probes, depth), Effort(probes, depth, recall)))
         if found[-1][1].recall >= _ENOUGH:
             break
+    if found[-1][1].recall < _TOO_LITTLE:
+        deepest = DEEPER[-1]
+        numbers, _ = codes.search(points, codes.lists, deepest)
+        for depth, recall in zip(DEEPER, recalls(numbers, truth, DEEPER), strict=True):
+            found.append((cost.of(codes.lists, depth), Effort(codes.lists, depth, recall)))
     found.sort(key=lambda item: (item[0], -item[1].recall))
     efforts: list[Effort] = []
     for _, effort in found:
@@ -115,8 +125,8 @@ def tune(codes: Codes, points: Points, truth: Numbers, cost: Cost) -> Curve:
     return Curve(tuple(efforts))
 
 
-def recalls(numbers: Numbers, truth: Numbers) -> list[float]:
-    """Return for each of `DEPTHS` how much of the truth is among so many first candidates."""
+def recalls(numbers: Numbers, truth: Numbers, depths: Sequence[int] = DEPTHS) -> list[float]:
+    """Return for each depth how much of the truth is among so many first candidates."""
     wanted = int(np.count_nonzero(truth >= 0))
     places = np.full(truth.shape, np.iinfo(np.int64).max)
     for query in range(len(truth)):  # some hundred, when an index is built
@@ -125,7 +135,7 @@ def recalls(numbers: Numbers, truth: Numbers) -> list[float]:
         at = np.minimum(np.searchsorted(sorted_numbers, truth[query]), len(order) - 1)
         hit = (sorted_numbers[at] == truth[query]) & (truth[query] >= 0)
         places[query][hit] = order[at[hit]]
-    return [float(np.count_nonzero(places < depth)) / max(wanted, 1) for depth in DEPTHS]
+    return [float(np.count_nonzero(places < depth)) / max(wanted, 1) for depth in depths]
 
 
 def _probe_steps(lists: int) -> list[int]:
