@@ -100,7 +100,7 @@ def show_collection(target: Target, name: str, *, as_json: bool) -> int:
         ("metric", schema.metric),
         ("records", stats.count),
         ("size", size_text(_size(stats))),
-        ("index", _index_text(stats.index)),
+        ("index", index_text(stats.index)),
         ("last LSN", stats.last_lsn),
     ]
     if newest:
@@ -118,7 +118,7 @@ def show_collection(target: Target, name: str, *, as_json: bool) -> int:
     return OK
 
 
-def _index_text(index: IndexStats) -> str:
+def index_text(index: IndexStats) -> str:
     """Return how far the index of a collection is."""
     if index.state == "none":
         return "none: searches measure every record"
