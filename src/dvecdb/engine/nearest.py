@@ -45,7 +45,9 @@ _BLOCK_BYTES: Final = 16 * 1024 * 1024
 _EXACT_BYTES: Final = 3 * 1024 * 1024
 """Rows that match and are no more than this are measured one by one: quicker, and exact."""
 _DEAD_SHARE_MAX: Final = 0.2
-"""Dead rows up to this share are sifted out of more candidates instead of kept out of the scan."""
+"""Dead rows up to this share are sifted out of more candidates instead of kept out of the scan,
+unless too few are left: then they lie near the query."""
+_SPARE_DEPTH: Final = 1.1  # times as many candidates as the share of dead rows asks for
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,16 +193,23 @@ class Nearest:
         effort = wanted.effort(index, 1.0 if self.matching is None else min(1.0, share))
         points = index.codes.space.query_point(query)
         self.lap("plan")
-        depth = effort.depth if self._bits is not None else int(effort.depth / max(share, 0.5)) + 1
-        probes = effort.probes
+        bits, sifted, depth, probes = self._bits, None, effort.depth, effort.probes
+        if bits is None and self._allowed is not None:
+            sifted, depth = self._allowed, int(_SPARE_DEPTH * depth / max(share, 0.5)) + 8
         while True:
-            places = index.codes.search(points, probes, depth, self._bits)[0][0]
+            places = index.codes.search(points, probes, depth, bits)[0][0]
             candidates = places if len(places) and places[-1] >= 0 else places[places >= 0]
-            if self._bits is None and self._allowed is not None:
-                candidates = candidates[self._allowed[candidates]]
-            if probes >= index.codes.lists or len(candidates) >= min(effort.depth, self._count):
+            if sifted is not None:
+                candidates = candidates[sifted[candidates]]
+            if len(candidates) >= min(effort.depth, self._count):
                 break
-            probes = index.codes.lists  # what matches lies elsewhere
+            if sifted is not None:  # the dead rows lie near: none of them may take a place
+                assert self._live is not None
+                bits, sifted, depth = self._live.bits, None, effort.depth
+            elif probes < index.codes.lists:
+                probes = index.codes.lists  # what matches lies elsewhere
+            else:
+                break
         candidates = candidates[: effort.depth]
         candidates.sort()
         candidates = index.places.rows_at(candidates)
