@@ -41,7 +41,9 @@ if TYPE_CHECKING:
 
 BYTE_CODES_UP_TO: Final = 128
 """Dimensions up to which a component gets a byte instead of a bit."""
-ROWS_PER_LIST: Final = 1_000
+ROWS_PER_LIST: Final = 1_000  # on average, at most
+_ROWS_PER_LIST_MIN: Final = 250
+_SHORT: Final = 512  # dimensions, up to which lists are cheap to make
 LISTS_MAX: Final = 4_096
 SAMPLE_PER_LIST: Final = 60
 _ITERATIONS: Final = 10
@@ -114,9 +116,14 @@ class Space:
         return query[None]
 
 
-def lists_for(rows: int) -> int:
-    """Return the number of lists for so many rows: a power of two."""
-    wanted = max(1.0, rows / ROWS_PER_LIST)
+def lists_for(rows: int, dimension: int) -> int:
+    """Return the number of lists for so many rows: a power of two.
+
+    They grow with the square root of the rows at first: more lists find as much in fewer rows,
+    and take longer to make the longer the rows are.
+    """
+    share = 0.35 if dimension <= _SHORT else 0.25
+    wanted = max(1.0, rows / ROWS_PER_LIST, min(share * rows**0.5, rows / _ROWS_PER_LIST_MIN))
     return int(min(LISTS_MAX, 2 ** round(np.log2(wanted))))
 
 
