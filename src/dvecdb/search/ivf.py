@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 BYTE_CODES_UP_TO: Final = 128
 """Dimensions up to which a component gets a byte instead of a bit."""
 ROWS_PER_LIST: Final = 1_000  # on average, at most
-_ROWS_PER_LIST_MIN: Final = 250
+_ROWS_PER_LIST_MIN: Final = 500
 _SHORT: Final = 512  # dimensions, up to which lists are cheap to make
 LISTS_MAX: Final = 4_096
 SAMPLE_PER_LIST: Final = 60
