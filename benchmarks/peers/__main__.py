@@ -46,11 +46,10 @@ def main() -> int:
     try:
         made = workload.make(given.data, given.rows, given.dimension)
         run = Run(made, directory, given.only, rounds=given.rounds, seconds=given.seconds)
-        document = _document(given, as_json(run.everything()))
+        run.everything(lambda: _keep(given, run))
     finally:
         shutil.rmtree(directory, ignore_errors=True)
-    if given.json is not None:
-        given.json.write_text(json.dumps(document, indent=1), encoding="utf-8")
+    document = _document(given, as_json(run.results))
     for caption, table in tables(document["systems"]):
         print(f"\n{caption}\n\n{as_text(table)}")
     print("\n" + "\n".join(absent(document["systems"])))
@@ -59,6 +58,12 @@ def main() -> int:
 
         draw(document, given.plots)
     return int(any(system["status"] == "failed" for system in document["systems"]))
+
+
+def _keep(given: argparse.Namespace, run: Run) -> None:
+    if given.json is not None:
+        document = _document(given, as_json(run.results))
+        given.json.write_text(json.dumps(document, indent=1), encoding="utf-8")
 
 
 def _names(text: str) -> list[Entry]:

@@ -73,29 +73,22 @@ class Shared:
 
 
 class Library(Embedded):
-    """An index without a database: vectors and metadata are its user's business, kept here.
+    """An index without a database: metadata is its user's business, kept here.
 
-    The vectors stand in a plain file, the metadata in a list and, for the disk, in JSON lines.
-    Nothing is durable before `sync`, which writes the index anew.
+    It stands in a list and, for the disk, in JSON lines. Nothing is durable before `sync`, which
+    writes the index anew.
     """
 
     durability = "when the whole index is saved, once at the end"
     metadata: list[Metadata]
 
     def keep(self, path: Path, dimension: int) -> None:
-        """Start empty files."""
+        """Start an empty directory."""
         path.mkdir()
         self.path, self.dimension, self.metadata = path, dimension, []
-        self.vectors_file = (path / "vectors").open("wb")
-
-    def add(self, vectors: Rows, metadata: list[Metadata]) -> None:
-        """Keep rows."""
-        self.vectors_file.write(np.ascontiguousarray(vectors).data)
-        self.metadata += metadata
 
     def write(self) -> None:
-        """Put vectors, metadata and the index, which is saved already, on the disk."""
-        self.vectors_file.close()
+        """Put the metadata, and the index, which is saved already, on the disk."""
         with (self.path / "metadata").open("w", encoding="utf-8") as file:
             file.writelines(json.dumps(item) + "\n" for item in self.metadata)
         sync_tree(self.path)
@@ -105,11 +98,6 @@ class Library(Embedded):
         self.path, self.dimension = path, dimension
         with (path / "metadata").open(encoding="utf-8") as file:
             self.metadata = [json.loads(line) for line in file]
-
-    def vectors(self) -> Rows:
-        """Return the rows, mapped."""
-        stored = np.memmap(self.path / "vectors", np.float32, "r")
-        return np.asarray(stored).reshape(-1, self.dimension)
 
     def shares(self) -> npt.NDArray[np.int64]:
         """Return `share` of every row."""

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import matplotlib as mpl
 from benchmarks.peers.registry import OWN
 from benchmarks.peers.table import measured
-
-mpl.use("Agg")
-
-from matplotlib import pyplot as plt  # after the choice of where to draw
+from matplotlib import colormaps, rc_context
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -18,7 +16,8 @@ if TYPE_CHECKING:
 SIZE = (9.0, 5.4)
 DOTS = 100
 RECALL_MIN = 0.8
-COLOURS = plt.get_cmap("tab20").colors
+STRONG, PALE = (colormaps["tab20"].colors[first::2] for first in (0, 1))
+COLOURS = [*STRONG[:3], *STRONG[4:], *PALE[:3], *PALE[4:]]  # all but the reds
 OWN_COLOUR = "#c0152f"
 STYLE = {"axes.grid": True, "grid.alpha": 0.3, "axes.spines.top": False, "axes.spines.right": False}
 
@@ -29,7 +28,7 @@ def draw(document: dict[str, Any], directory: Path) -> list[Path]:
     what = f"{document['rows']}x{document['dimension']}"
     title = f"{document['rows']:,} x {document['dimension']}, {document['cpus']} processors"
     systems = measured(document["systems"])
-    with plt.rc_context(STYLE):
+    with rc_context(STYLE):
         return [
             _curves(systems, title, directory / f"peers-{what}-recall.png"),
             _bars(systems, title, directory / f"peers-{what}-searchable.png"),
@@ -37,7 +36,8 @@ def draw(document: dict[str, Any], directory: Path) -> list[Path]:
 
 
 def _curves(systems: list[dict[str, Any]], title: str, path: Path) -> Path:
-    figure, axes = plt.subplots(figsize=SIZE, dpi=DOTS)
+    figure = Figure(SIZE, DOTS, layout="constrained")
+    axes = figure.subplots()
     for at, system in enumerate(systems):
         points = frontier([point for point in system["points"] if point["below"] is None])
         points = [point for point in points if point["recall"] >= RECALL_MIN]
@@ -53,6 +53,7 @@ def _curves(systems: list[dict[str, Any]], title: str, path: Path) -> Path:
             label=system["title"],
         )
     axes.set(yscale="log", xlabel="recall@10", ylabel="queries a second, one client", title=title)
+    _plain_ticks(axes.yaxis)
     figure.legend(loc="outside right center", frameon=False)
     return _save(figure, path)
 
@@ -67,7 +68,8 @@ def frontier(points: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _bars(systems: list[dict[str, Any]], title: str, path: Path) -> Path:
-    figure, axes = plt.subplots(figsize=SIZE, dpi=DOTS)
+    figure = Figure(SIZE, DOTS, layout="constrained")
+    axes = figure.subplots()
     lines = sorted(systems, key=lambda system: -system["searchable"])
     seconds = [system["searchable"] for system in lines]
     colours = [OWN_COLOUR if system["name"] == OWN else "#8a97a8" for system in lines]
@@ -75,9 +77,17 @@ def _bars(systems: list[dict[str, Any]], title: str, path: Path) -> Path:
     axes.bar_label(bars, [f"{value:.3g} s" for value in seconds], padding=3)
     axes.set(xscale="log", xlabel="seconds until every row is durable and in the index")
     axes.set_title(title)
+    _plain_ticks(axes.xaxis)
     axes.set_xlim(right=max(seconds) * 2)
     axes.grid(visible=False, axis="y")
     return _save(figure, path)
+
+
+def _plain_ticks(axis: Any) -> None:
+    """Make a logarithmic axis say 1, 2, 5, 10 and so on."""
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
+    axis.set_minor_locator(NullLocator())
 
 
 def _colour(system: dict[str, Any], at: int) -> Any:
@@ -85,7 +95,5 @@ def _colour(system: dict[str, Any], at: int) -> Any:
 
 
 def _save(figure: Any, path: Path) -> Path:
-    figure.set_layout_engine("constrained")
     figure.savefig(path, metadata={"Software": None})
-    plt.close(figure)
     return path

@@ -19,7 +19,7 @@ from benchmarks.peers.results import CLIENTS, FILTER_LEVEL, LEVELS, Cell, Point,
 from benchmarks.peers.workload import FILTERS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from benchmarks.peers.adapter import Effort
@@ -30,7 +30,6 @@ FILL_SECONDS_MAX = 7_200
 CALL_SECONDS_MAX = 900
 ROUND_SECONDS_MAX = 5.0
 TUNE_SECONDS_MAX = 6.0
-FILTERED_TUNE_QUERIES = 100
 
 
 @dataclass(slots=True)
@@ -73,22 +72,24 @@ class Run:
                 result.status = "not installed"
         workload.save(directory)
 
-    def everything(self) -> list[Result]:
-        """Measure."""
+    def everything(self, keep: Callable[[], None]) -> None:
+        """Measure; `keep` is called whenever there are more figures in `results`."""
         try:
             self._each("filling", self._fill)
             self._each("choosing efforts of", self._choose)
-            self._measure_in_turn()
+            for number in range(self.rounds):
+                self._measure_in_turn(number)
+                keep()
             self._each("closing", self._close)
             for _ in range(self.rounds):
                 self._each("restarting", self._restart)
             for _ in range(self.rounds):
                 self._each("copying", self._copy)
+            keep()
         finally:
             for system in self.systems:
                 if system.process is not None:
                     system.process.kill()
-        return self.results
 
     def _each(self, what: str, task: Any) -> None:
         for system in self._alive():
@@ -104,9 +105,10 @@ class Run:
         """Keep the failure of a system from the others: it is reported and takes part no more."""
         try:
             yield
-        except (PeerError, ValueError, OSError) as error:
+        except Exception as error:  # noqa: BLE001  # it is in the report, and an hour is not lost
             system.failed = True
-            system.result.status, system.result.error = "failed", str(error)
+            what = str(error) if isinstance(error, PeerError) else repr(error)
+            system.result.status, system.result.error = "failed", what
             print(f"{system.result.name} failed: {error}", flush=True)
             if system.process is not None:
                 system.process.kill()
@@ -161,7 +163,6 @@ class Run:
             effort=effort,
             below=below,
             clients=1,
-            count=None if below is None else FILTERED_TUNE_QUERIES,
             at_least=0.0,
             at_most=TUNE_SECONDS_MAX,
         )
@@ -170,17 +171,16 @@ class Run:
 
     # --- rounds ---
 
-    def _measure_in_turn(self) -> None:
+    def _measure_in_turn(self, number: int) -> None:
         """Take turns by figure: who goes first changes with every round."""
-        keys = list(dict.fromkeys(cell.key for item in self.results for cell in item.cells))
-        for number in range(self.rounds):
-            print(f"{time.strftime('%H:%M:%S')} round {number + 1}", flush=True)
-            for key in keys:
-                alive = self._alive()
-                first = number % max(1, len(alive))
-                for system in alive[first:] + alive[:first]:
-                    with self._guarded(system):
-                        self._measure(system, key, number)
+        keys = dict.fromkeys(cell.key for item in self.results for cell in item.cells)
+        print(f"{time.strftime('%H:%M:%S')} round {number + 1}", flush=True)
+        for key in keys:
+            alive = self._alive()
+            first = number % max(1, len(alive))
+            for system in alive[first:] + alive[:first]:
+                with self._guarded(system):
+                    self._measure(system, key, number)
 
     def _measure(self, system: Measured, key: tuple[float, int | None, int], number: int) -> None:
         cell = next((item for item in system.result.cells if item.key == key), None)

@@ -39,7 +39,7 @@ class Worker:
     """The system and what is asked of it."""
 
     system: System
-    closed = False
+    closed = True
 
     def __init__(self, name: str, directory: Path) -> None:
         self.name, self.directory = name, directory
@@ -66,6 +66,7 @@ class Worker:
         shares = np.load(self.directory / "shares.npy").tolist()
         metadata = [metadata_of(number, share) for number, share in enumerate(shares)]
         rows.sum()  # what is read from the disk is not the system's time
+        self.closed = False
         self.system.create(Path(path), rows.shape[1], len(rows))
         gc.collect()
         start = time.perf_counter()
@@ -80,6 +81,7 @@ class Worker:
     def open(self, path: str) -> dict[str, Any]:
         """Open what another process filled."""
         dimension = self.queries["tune"].shape[1]
+        self.closed = False
         start = time.perf_counter()
         self.system.open(Path(path), dimension)
         return {"seconds": time.perf_counter() - start}
@@ -109,14 +111,10 @@ class Worker:
         clients: int,
         at_least: float,
         at_most: float,
-        count: int | None = None,
     ) -> dict[str, Any]:
-        """Let clients answer all queries as often as it takes to fill the time, each the next one.
-
-        count: only the first so many queries; at_least, at_most: seconds.
-        """
+        """Let clients answer all queries as often as it takes, each the next one, for seconds."""
         self.system.prepare(effort, below)
-        drill = Drill(self.system, self.queries[what][:count], at_least, at_most)
+        drill = Drill(self.system, self.queries[what], at_least, at_most)
         return drill.run(clients)
 
     def copy(self, target: str) -> dict[str, Any]:
@@ -129,7 +127,7 @@ class Worker:
         return {"seconds": time.perf_counter() - start}
 
     def close(self) -> dict[str, Any]:
-        """Close the system; the process ends when stdin does."""
+        """Close the system, if it is open."""
         start = time.perf_counter()
         if not self.closed:
             self.system.close()
@@ -210,22 +208,27 @@ class Drill:
 
 
 def main() -> None:
-    """Answer until stdin ends."""
+    """Answer until stdin ends, then close: nothing that serves is left behind."""
     out = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     worker = Worker(sys.argv[1], Path(sys.argv[2]))
-    for line in sys.stdin:
-        asked = json.loads(line)
-        task = asked.pop("task")
-        try:
-            answer = getattr(worker, task)(**asked)
-        except NotSupportedError as error:
-            answer = {"not_supported": str(error)}
-        except Exception as error:  # noqa: BLE001  # told to whoever asked
-            traceback.print_exc()
-            answer = {"error": f"{type(error).__name__}: {error}"}
-        out.write(json.dumps(answer) + "\n")
-        out.flush()
+    try:
+        for line in sys.stdin:
+            out.write(json.dumps(answered(worker, **json.loads(line))) + "\n")
+            out.flush()
+    finally:  # also where whoever asked has died
+        worker.close()
+
+
+def answered(worker: Worker, task: str, **arguments: Any) -> dict[str, Any]:
+    """Return the answer of a task, or why there is none."""
+    try:
+        return getattr(worker, task)(**arguments)
+    except NotSupportedError as error:
+        return {"not_supported": str(error)}
+    except Exception as error:  # noqa: BLE001  # told to whoever asked
+        traceback.print_exc()
+        return {"error": f"{type(error).__name__}: {error}"}
 
 
 if __name__ == "__main__":

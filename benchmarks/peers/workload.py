@@ -68,8 +68,7 @@ def make(path: Path | None, count: int, dimension: int) -> Workload:
 
     Fewer dimensions than the data has are its last ones, made of length 1 again.
     """
-    given = 1536 if path is not None else dimension
-    rows, queries = embeddings(path, count, given)
+    rows, queries = embeddings(path, count, dimension)
     if dimension > rows.shape[1]:
         raise ValueError(f"the data has {rows.shape[1]} dimensions, not {dimension}")
     rows, queries = (_unit(part[:, -dimension:]) for part in (rows, queries))

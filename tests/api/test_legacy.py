@@ -191,6 +191,30 @@ def test_search_takes_its_parameters_from_body_or_query(books):
     assert ids(f"{C}/search?as_of=0", octets, media=media) == []
 
 
+def test_search_takes_what_other_servers_call_it(books):
+    def found(**fields):
+        return books("POST", f"{C}/search", {"vector": [0, 0], **fields}).data
+
+    def ids(**fields):
+        return [hit["id"] for hit in found(**fields)]
+
+    assert ids(offset=1) == ["b", "c"]
+    assert ids(threshold=2) == ids(score_threshold=2) == ["a", "b"]
+    assert ids(threshold=1, score_threshold=2) == ["a"]
+    assert ids(params={"ef_search": 3, "exact": True}) == ids(search_params={"recall": 1}) == [
+        "a", "b", "c",
+    ]  # fmt: skip
+    assert ids(recall=0.5, ef_search=None, params=None) == ["a", "b", "c"]
+    for name in ("with_vector", "with_vectors"):
+        hit = found(limit=1, **{name: True})[0]
+        assert hit == {"id": "a", "distance": 1.0, "metadata": {"n": 1}, "vector": [1, 0]}
+        assert list(hit) == ["id", "distance", "metadata", "vector"]
+        assert list(found(limit=1, **{name: False})[0]) == ["id", "distance", "metadata"]
+    assert found(limit=1, with_metadata=False)[0] == {"id": "a", "distance": 1, "metadata": None}
+    effort = books("POST", f"{C}/search?ef_search=9", {"vector": [0, 0], "recall": 0.5})
+    assert effort.status == 200  # the body goes before the query string
+
+
 def test_distances_of_every_metric_are_small_when_near(server):
     for metric, expected in (("Cosine", 0), ("DotProduct", -14), ("Manhattan", 0)):
         body = {"name": metric, "dimension": 3, "distance_metric": metric}
@@ -233,6 +257,22 @@ def test_several_searches_at_once(books):
     found = books("POST", f"{C}/points/search/batch", body).data
     assert [[hit["id"] for hit in hits] for hits in found] == [["b", "c"], ["c"], ["b"]]
     assert books("POST", f"{C}/points/search/batch", {"searches": []}).data == []
+
+
+def test_searches_that_are_alike_are_answered_in_the_order_they_came(books):
+    places = [3, 0, 2, 0, 3, 1, 2]
+    body = {"searches": [
+        {"vector": [place, 0], "limit": 1 + place % 2, "filter": {"n": 2} if place == 2 else None,
+         "with_vector": place == 0}
+        for place in places
+    ]}  # fmt: skip
+    found = books("POST", f"{C}/points/search/batch", body).data
+    assert [[hit["id"] for hit in hits] for hits in found] == [
+        ["c", "b"], ["a"], ["b"], ["a"], ["c", "b"], ["a", "b"], ["b"],
+    ]  # fmt: skip
+    assert [list(hits[0]) for hits in found][:2] == [
+        ["id", "distance", "metadata"], ["id", "distance", "metadata", "vector"],
+    ]  # fmt: skip
 
 
 # --- errors as they were ---

@@ -84,6 +84,21 @@ def test_the_figures_of_collections_are_those_of_now(database, tmp_path):
     assert (telemetry.ROWS, "films") not in samples(metrics, database)
 
 
+def test_how_far_the_index_is_is_shown(tmp_path):
+    settings = dvecdb.Settings(index_rows_min=64, ballast_bytes=0)
+    with dvecdb.open(tmp_path / "data", settings=settings) as database:
+        docs = database.create_collection("docs", dimension=2)
+        found = samples(Metrics(), database)
+        assert found[telemetry.INDEX_ROWS_DONE, "docs"] == 0
+        docs.upsert(None, np.random.default_rng(1).normal(size=(100, 2)))
+        docs.wait_for_index()
+        docs.upsert(["a"], [[1, 1]])
+        found = samples(Metrics(), database)
+    assert found[telemetry.INDEX_ROWS_DONE, "docs"] == 100
+    assert found[telemetry.INDEX_ROWS_TO_DO, "docs"] == 1
+    assert found[telemetry.INDEX_BYTES, "docs"] > 0
+
+
 def test_a_collection_set_aside_is_counted_as_damaged(tmp_path):
     with dvecdb.open(tmp_path / "data") as database:
         database.create_collection("docs", dimension=2)

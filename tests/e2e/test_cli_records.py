@@ -11,8 +11,10 @@ import pytest
 import dvecdb
 from dvecdb.cli import main as cli
 from dvecdb.cli.exit_codes import BY_ERROR
+from dvecdb.cli.show import index_text
 from dvecdb.cli.values import parse_conditions
 from dvecdb.errors import DvecdbError
+from dvecdb.records import IndexStats
 
 LINES = (
     b'{"id": "a", "vector": [1, 0, 0], "metadata": {"lang": "de", "year": 1999}}\n'
@@ -267,3 +269,75 @@ def test_wrong_arguments_are_one_clear_line_and_exit_code_2(cmd, tmp_path, monke
     assert len(message) > 20
     code, out, _ = cmd(*arguments, "--json")
     assert (code, set(json.loads(out)["error"])) == (2, {"code", "message", "advice", "details"})
+
+
+# --- searching -------------------------------------------------------------------------------
+
+
+def test_search_takes_effort_offset_threshold_and_shows_vectors(cmd):
+    def ids(*options):
+        found = cmd.json("search", "docs", "[1,0,0]", *options)
+        assert list(found) == ["hits", "excluded"]
+        return [hit["id"] for hit in found["hits"]]
+
+    assert ids("--offset", 1) == ["c", "b"]
+    assert ids("--threshold", 1) == ["a", "c"]
+    assert ids("--recall", 1) == ids("--ef", 7) == ["a", "c", "b"]
+    (hit,) = cmd.json("search", "docs", "[1,0,0]", "-n", 1)["hits"]
+    assert list(hit) == ["id", "distance", "metadata"]
+    (hit,) = cmd.json("search", "docs", "[1,0,0]", "-n", 1, "--with-vectors")["hits"]
+    assert hit["vector"] == [1, 0, 0]
+    table = cmd.says("search", "docs", "[1,0,0]", "--with-vectors").splitlines()
+    assert table[0].split() == ["ID", "DISTANCE", "METADATA", "VECTOR"]
+    assert table[2].endswith("[1, 1, 0]")
+    like = cmd.json("search", "docs", "--like", "a", "--offset", 1, "-n", 1)["hits"]
+    assert [hit["id"] for hit in like] == ["b"]
+    for options in (["--ef", 0], ["--recall", 1.5], ["--ef", 5, "--recall", 1]):
+        assert cmd.fails("search", "docs", "[1,0,0]", *options)[:2] == (2, "invalid-argument")
+    for options in (["--offset", -1], ["--group-size", 1], ["--group-by", "n", "--explain"]):
+        assert cmd.fails("search", "docs", "[1,0,0]", *options)[:2] == (2, "usage")
+
+
+def test_a_plan_is_shown_below_the_hits(cmd):
+    text = cmd.says("search", "docs", "[1,0,0]", "--where", "lang=de", "--explain")
+    hits, plan = text.split("\n\n")
+    assert hits.splitlines()[1].split()[0] == "a"
+    facts = dict(re.split("  +", line, maxsplit=1) for line in plan.splitlines())
+    assert (facts["plan"], facts["records"], facts["matching"]) == (
+        "exact: there is no index", "3", "1",
+    )  # fmt: skip
+    assert (facts["measured"], facts["recall expected"]) == ("1 one by one", "1")
+    assert re.fullmatch(r"\d+\.\d{3} ms", facts["time: measure"])
+    assert cmd.json("search", "docs", "[1,0,0]", "--explain")["explain"]["plan"] == "exact"
+
+
+def test_groups_and_facets_are_shown(cmd):
+    cmd.says("insert", "docs", "-", stdin=b'{"id":"d","vector":[9,0,0],"metadata":{"lang":"en"}}\n')
+    table = cmd.says("search", "docs", "[1,0,0]", "--group-by", "lang").splitlines()
+    assert [line.split()[:2] for line in table] == [
+        ["LANG", "ID"], ["de", "a"], ["en", "b"], ["d", "8"],
+    ]  # fmt: skip
+    found = cmd.json("search", "docs", "--like", "a", "--group-by", "lang", "--group-size", 1)
+    assert [
+        (group["value"], [hit["id"] for hit in group["hits"]]) for group in found["groups"]
+    ] == [("en", ["b"])]
+    assert cmd.says("search", "docs", "[1,0,0]", "--group-by", "no") == "nothing found\n"
+    table = cmd.says("facet", "docs", "lang").splitlines()
+    assert [line.split() for line in table] == [["LANG", "RECORDS"], ["en", "2"], ["de", "1"]]
+    assert cmd.json("facet", "docs", "lang", "-n", 1, "--where", "lang=de") == {
+        "values": [{"value": "de", "count": 1}]
+    }
+    assert cmd.json("facet", "docs", "lang", "--as-of", 1)["values"][0]["count"] == 1
+    assert cmd.says("facet", "docs", "no") == "no record has a value in no\n"
+    assert cmd.fails("facet", "docs", "a[0]")[:2] == (2, "invalid-filter")
+
+
+def test_figures_say_how_far_the_index_is(cmd):
+    assert re.search(
+        r"^index +none: searches measure every", cmd.says("info", "docs"), re.MULTILINE
+    )
+    assert re.search(r"^index state +none$", cmd.says("stats", "docs"), re.MULTILINE)
+    assert re.search(r"^to be indexed +0$", cmd.says("stats"), re.MULTILINE)
+    assert cmd.json("info", "docs")["index"]["state"] == "none"
+    building = IndexStats("building", 10, 20, 90.0, 4, 2048)
+    assert index_text(building) == "building, 10 of 30 rows, about 90 s left, 4 lists, 2.0 KiB"

@@ -109,6 +109,15 @@ def test_dead_rows_do_not_count(tmp_path):
         assert docs.stats().index.state == "ready"
 
 
+def test_dead_rows_take_no_places_of_live_ones_where_they_lie_nearest(tmp_path):
+    with open_at(tmp_path) as database:
+        docs, query = filled(database), rows(1, 5)[0]
+        near = [hit.id for hit in docs.search(query, limit=70, recall=1.0)]
+        docs.delete(near)
+        assert plan(docs, query) == "index"
+        check_exact_enough(docs, query)
+
+
 def test_a_collection_that_is_rewritten_all_the_time_is_not_indexed_anew_all_the_time(
     tmp_path, monkeypatch
 ):

@@ -33,7 +33,7 @@ class Faiss(Library):
     def insert(self, first: int, vectors: Rows, metadata: list[Metadata]) -> None:
         faiss.omp_set_num_threads(os.cpu_count() or 1)
         self.graph.add(vectors)
-        self.add(vectors, metadata)
+        self.metadata += metadata
 
     def sync(self) -> None:
         faiss.write_index(self.graph, str(self.path / "graph"))

@@ -34,7 +34,7 @@ class Hnswlib(Library):
 
     def insert(self, first: int, vectors: Rows, metadata: list[Metadata]) -> None:
         self.graph.add_items(vectors, num_threads=os.cpu_count() or 1)
-        self.add(vectors, metadata)
+        self.metadata += metadata
 
     def sync(self) -> None:
         self.graph.save_index(str(self.path / "graph"))

@@ -36,6 +36,7 @@ class Usearch(Library):
 
     def create(self, path: Path, dimension: int, rows: int) -> None:
         self.keep(path, dimension)
+        self.file = (path / "vectors").open("wb")
         self.graph = Index(
             ndim=dimension,
             metric="cos",
@@ -46,10 +47,12 @@ class Usearch(Library):
 
     def insert(self, first: int, vectors: Rows, metadata: list[Metadata]) -> None:
         self.graph.add(np.arange(first, first + len(vectors)), vectors)
-        self.add(vectors, metadata)
+        self.file.write(vectors.data)
+        self.metadata += metadata
 
     def sync(self) -> None:
         self.graph.save(str(self.path / "graph"))
+        self.file.close()
         self.write()
         self.rows = self.vectors()
 
@@ -57,6 +60,11 @@ class Usearch(Library):
         self.read(path, dimension)
         self.graph = Index.restore(str(path / "graph"))
         self.rows = self.vectors()
+
+    def vectors(self) -> Rows:
+        """Return the rows, mapped."""
+        stored = np.memmap(self.path / "vectors", np.float32, "r")
+        return np.asarray(stored).reshape(-1, self.dimension)
 
     def prepare(self, effort: Effort, below: int | None) -> None:
         if below is not None:

@@ -289,6 +289,17 @@ _FIGURES: Final[tuple[tuple[str, str, Callable[[CollectionStats], float]], ...]]
     ),
     (telemetry.WAL_BYTES, "Size of the log being written.", lambda item: item.wal_bytes),
     (telemetry.SYNCS, "Syncs of the log.", lambda item: item.syncs),
+    (
+        telemetry.INDEX_ROWS_DONE,
+        "Rows that the index covers.",
+        lambda item: item.index.rows_done,
+    ),
+    (
+        telemetry.INDEX_ROWS_TO_DO,
+        "Rows that searches measure one by one until the index covers them.",
+        lambda item: item.index.rows_to_do,
+    ),
+    (telemetry.INDEX_BYTES, "Memory of the index, about.", lambda item: item.index.size_bytes),
 )
 
 

@@ -16,9 +16,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
     from datetime import datetime
 
+    import numpy as np
+    import numpy.typing as npt
+
     from dvecdb.records import Finding
 
 _WIDE: Final = 100_000  # columns of a table that nobody looks at: nothing is cut or wrapped
+_SHOWN_NUMBERS: Final = 6
 
 
 def say(text: str) -> None:
@@ -49,6 +53,14 @@ def _plain(value: Any) -> Any:
 def compact_json(value: Any) -> str:
     """Return a JSON value on one line, "-" for none."""
     return "-" if value is None else msgspec.json.encode(value).decode()
+
+
+def numbers_text(vector: npt.NDArray[np.float32] | None) -> str:
+    """Return the first numbers of a vector as text."""
+    assert vector is not None
+    shown = ", ".join(f"{value:.6g}" for value in vector[:_SHOWN_NUMBERS].tolist())
+    more = len(vector) - _SHOWN_NUMBERS
+    return f"[{shown}, {more} more]" if more > 0 else f"[{shown}]"
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:

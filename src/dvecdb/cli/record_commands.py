@@ -1,4 +1,4 @@
-"""The commands about records. What they do is in `insert`, `records` and `export`."""
+"""The commands about records. What they do is in `insert`, `records`, `searches`, `export`."""
 
 from __future__ import annotations
 
@@ -33,8 +33,38 @@ from dvecdb.cli.options import (
 
 if TYPE_CHECKING:
     from dvecdb.cli.target import Target
+    from dvecdb.results import SearchOptions
 
 # ruff: noqa: PLC0415  # commands import what they need when they run
+
+
+Limit = Annotated[int, typer.Option("--limit", "-n", min=1, max=10_000, help="At most.")]
+Offset = Annotated[
+    int, typer.Option("--offset", min=0, max=10_000, metavar="N", help="Pass over the N nearest.")
+]
+Threshold = Annotated[
+    float | None,
+    typer.Option("--threshold", metavar="DISTANCE", help="None that is further away."),
+]
+Recall = Annotated[
+    float | None,
+    typer.Option(
+        "--recall", metavar="SHARE", help="Of the true nearest, 0 to 1; 1 measures every record."
+    ),
+]
+Effort = Annotated[
+    int | None, typer.Option("--ef", metavar="N", help="The effort instead of it, 1 to 1000.")
+]
+GroupBy = Annotated[
+    str | None,
+    typer.Option("--group-by", metavar="FIELD", help="Groups of records that share its value."),
+]
+GroupSize = Annotated[
+    int | None,
+    typer.Option(
+        "--group-size", min=1, max=10_000, metavar="N", help="Records of a group; default: 3."
+    ),
+]
 
 
 @on_target(group=RECORDS)
@@ -126,29 +156,71 @@ def search(
         str | None,
         typer.Option(metavar="ID", help="Instead of a vector: what is near this record."),
     ] = None,
-    limit: Annotated[
-        int, typer.Option("--limit", "-n", min=1, max=10_000, help="Records at most.")
-    ] = 10,
+    limit: Limit = 10,
+    offset: Offset = 0,
     where: Condition = None,
+    threshold: Threshold = None,
+    recall: Recall = None,
+    effort: Effort = None,
     as_of: AsOf = None,
+    with_vectors: Annotated[bool, typer.Option("--with-vectors", help="Show vectors.")] = False,
+    group_by: GroupBy = None,
+    group_size: GroupSize = None,
     on_damage: Annotated[
         Literal["fail", "exclude"],
         typer.Option(help="What to do about records whose bytes are damaged."),
     ] = "fail",
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Say how it was answered, and what took how long.")
+    ] = False,
     as_json: bool,
 ) -> int:
-    """Find the nearest records, exactly, nearest first."""
-    from dvecdb.cli.records import search_records
+    """Find the nearest records, nearest first, or with --group-by the nearest groups."""
+    from dvecdb.cli.searches import Sought, search_groups, search_records
     from dvecdb.cli.values import parse_as_of, parse_conditions, parse_vector
 
     if (vector is None) == (like is None):
         raise UsageError("give a vector or --like ID, one of the two")
-    moment, conditions = parse_as_of(as_of), parse_conditions(where)
+    if group_by is None and group_size is not None:
+        raise UsageError("--group-size goes with --group-by")
+    if group_by is not None and (explain or offset):
+        raise UsageError("--explain and --offset are for searches without --group-by")
     query = parse_vector(vector) if vector is not None else None
-    return search_records(
-        target, collection, query, like=like, limit=limit, where=conditions, as_of=moment,
-        on_damage=on_damage, as_json=as_json,
+    sought = Sought(query, like, parse_conditions(where), parse_as_of(as_of))
+    options: SearchOptions = {
+        "limit": limit, "offset": offset, "threshold": threshold, "recall": recall,
+        "ef_search": effort, "with_vectors": with_vectors, "on_damage": on_damage,
+        "explain": explain,
+    }  # fmt: skip
+    if group_by is None:
+        return search_records(target, collection, sought, options, as_json=as_json)
+    return search_groups(
+        target, collection, sought, options, by=group_by, group_size=group_size or 3,
+        as_json=as_json,
     )  # fmt: skip
+
+
+@on_target(group=RECORDS)
+def facet(
+    target: Target,
+    collection: Collection,
+    *,
+    field: Annotated[
+        str, typer.Argument(metavar="FIELD", help="Its path in the metadata.", show_default=False)
+    ],
+    limit: Limit = 10,
+    where: Condition = None,
+    as_of: AsOf = None,
+    as_json: bool,
+) -> int:
+    """Count the records by the values of a field, the commonest first."""
+    from dvecdb.cli.searches import count_values
+    from dvecdb.cli.values import parse_as_of, parse_conditions
+
+    moment, conditions = parse_as_of(as_of), parse_conditions(where)
+    return count_values(
+        target, collection, field, limit=limit, where=conditions, as_of=moment, as_json=as_json
+    )
 
 
 @on_target("delete-vectors", group=RECORDS)

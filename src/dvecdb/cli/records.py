@@ -1,28 +1,18 @@
-"""`dvecdb get`, `search`, `count` and `delete-vectors`."""
+"""`dvecdb get`, `count` and `delete-vectors`."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from dvecdb.cli.exit_codes import NOT_FOUND, OK
-from dvecdb.cli.output import compact_json, confirm, print_json, print_table, say
-from dvecdb.errors import Code, NotFoundError
-from dvecdb.records import LIMIT_MAX, canonical_id
+from dvecdb.cli.output import compact_json, confirm, numbers_text, print_json, print_table, say
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import datetime
-    from typing import Literal
 
-    import numpy as np
-    import numpy.typing as npt
-
-    import dvecdb
     from dvecdb.cli.target import Target
     from dvecdb.records import Json
-    from dvecdb.results import Hits
-
-_SHOWN_NUMBERS = 6
 
 
 def get_records(
@@ -49,73 +39,11 @@ def get_records(
         ]
         if with_vectors:
             for row, record in zip(rows, found, strict=True):
-                row.append(_numbers(record.vector))
+                row.append(numbers_text(record.vector))
         print_table(headings, rows)
     for text in missing:
         say(f"{text!r} does not exist")
     return NOT_FOUND if missing else OK
-
-
-def _numbers(vector: npt.NDArray[np.float32] | None) -> str:
-    """Return the first numbers of a vector as text."""
-    assert vector is not None
-    shown = ", ".join(f"{value:.6g}" for value in vector[:_SHOWN_NUMBERS].tolist())
-    more = len(vector) - _SHOWN_NUMBERS
-    return f"[{shown}, {more} more]" if more > 0 else f"[{shown}]"
-
-
-def search_records(
-    target: Target,
-    name: str,
-    query: Any,
-    *,
-    like: str | None,
-    limit: int,
-    where: dict[str, Json] | None,
-    as_of: int | datetime | None,
-    on_damage: Literal["fail", "exclude"],
-    as_json: bool,
-) -> int:
-    """Print the records nearest to `query`, or to the record `like`; return the exit code.
-
-    Raises:
-        NotFoundError: `id-not-found`, of `like`. Others as `Collection.search`.
-    """
-    with target.open() as database:
-        collection = database.collection(name)
-        if like is not None:
-            like = canonical_id(like)
-            query = _vector_of(collection, like, as_of)
-        found: Hits = collection.search(
-            query,
-            limit=min(limit + (like is not None), LIMIT_MAX),
-            where=where,
-            as_of=as_of,
-            on_damage=on_damage,
-        )
-    hits = [hit for hit in found if hit.id != like][:limit]
-    if as_json:
-        print_json({"hits": hits, "excluded": found.excluded})
-        return OK
-    if hits:
-        print_table(
-            ["ID", "DISTANCE>", "METADATA"],
-            [(hit.id, f"{hit.distance:.6g}", compact_json(hit.metadata)) for hit in hits],
-        )
-    else:
-        say("nothing found")
-    if found.excluded:
-        say(f"left out, damaged: {', '.join(map(repr, found.excluded))}")
-    return OK
-
-
-def _vector_of(
-    collection: dvecdb.Collection, like: str, as_of: int | datetime | None
-) -> npt.NDArray[np.float32]:
-    (record,) = collection.get([like], as_of=as_of)
-    if record is None or record.vector is None:
-        raise NotFoundError(Code.ID_NOT_FOUND, f"--like {like!r}: does not exist", id=like)
-    return record.vector
 
 
 def count_records(

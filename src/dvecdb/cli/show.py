@@ -9,6 +9,7 @@ import msgspec
 from dvecdb.cli.exit_codes import DAMAGE, OK
 from dvecdb.cli.output import (
     confirm,
+    duration_text,
     finding_lines,
     print_facts,
     print_json,
@@ -23,7 +24,7 @@ from dvecdb.errors import DamagedDataError
 if TYPE_CHECKING:
     import dvecdb
     from dvecdb.cli.target import Target
-    from dvecdb.records import CollectionStats, CommitInfo, Finding
+    from dvecdb.records import CollectionStats, CommitInfo, Finding, IndexStats
 
 
 def list_collections(target: Target, *, as_json: bool) -> int:
@@ -99,6 +100,7 @@ def show_collection(target: Target, name: str, *, as_json: bool) -> int:
         ("metric", schema.metric),
         ("records", stats.count),
         ("size", size_text(_size(stats))),
+        ("index", index_text(stats.index)),
         ("last LSN", stats.last_lsn),
     ]
     if newest:
@@ -114,6 +116,17 @@ def show_collection(target: Target, name: str, *, as_json: bool) -> int:
     for finding in findings:
         say("\n".join(finding_lines(finding)))
     return OK
+
+
+def index_text(index: IndexStats) -> str:
+    """Return how far the index of a collection is."""
+    if index.state == "none":
+        return "none: searches measure every record"
+    total = index.rows_done + index.rows_to_do
+    text = f"{index.state}, {index.rows_done} of {total} rows"
+    if index.seconds_left is not None:
+        text += f", about {duration_text(index.seconds_left)} left"
+    return f"{text}, {index.lists} lists, {size_text(index.size_bytes)}"
 
 
 def show_stats(target: Target, name: str | None, *, as_json: bool) -> int:
@@ -133,11 +146,15 @@ def show_stats(target: Target, name: str | None, *, as_json: bool) -> int:
             ("segment bytes", sum(item.segment_bytes for item in stats)),
             ("in memory, bytes", sum(item.memtable_bytes for item in stats)),
             ("log bytes", sum(item.wal_bytes for item in stats)),
+            ("in indexes", sum(item.index.rows_done for item in stats)),
+            ("to be indexed", sum(item.index.rows_to_do for item in stats)),
             ("findings", sum(item.findings for item in stats)),
         ]
     else:
         built: dict[str, Any] = msgspec.to_builtins(stats[0])
         built.update(built.pop("schema"))
+        index = {f"index {key}": value for key, value in built.pop("index").items()}
+        built.update(index)
         figures = [(key.replace("_", " ").replace("lsn", "LSN"), built[key]) for key in built]
     print_facts(figures)
     return OK

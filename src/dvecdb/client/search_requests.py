@@ -9,6 +9,7 @@ from dvecdb.client.attempts import Call, Wait
 from dvecdb.client.messages import ask
 from dvecdb.client.requests import Plan, Target, scan_rows, stats
 from dvecdb.records import LIMIT_MAX, CollectionStats, IndexStats, check_whole
+from dvecdb.search.filters import parse_path
 from dvecdb.search.vectors import check_query
 from dvecdb.search.wanted import Wanted
 from dvecdb.wire import searches
@@ -89,12 +90,13 @@ def search_groups(
     """Return the `limit` groups whose best records are nearest, each with its nearest ones.
 
     by: the path of a metadata field; records that share a value of it are a group, and records
-    without it are in none. group_size: how many hits a group has at most. Others as `search`.
+    without it are in none. group_size: how many hits a group has at most. Others as `search`;
+    `offset` counts for nothing.
     """
     fields = _fields(where, as_of, Wanted(**options))
     request = searches.GroupsRequest(
         _packed(collection, query),
-        _field(by),
+        _path(by),
         check_whole("group_size", group_size, 1, LIMIT_MAX),
         **fields,
     )
@@ -119,7 +121,7 @@ def facet(
         DamagedDataError: `damaged-data`, names the ids that cannot be counted.
     """
     request = searches.FacetRequest(
-        _field(by),
+        _path(by),
         check_whole("limit", limit, 1, LIMIT_MAX),
         arguments.where_map(where),
         arguments.state(as_of),
@@ -164,7 +166,6 @@ def _packed(collection: Target, query: Any) -> bytes:
     return check_query(query, collection.schema.dimension).astype("<f4", copy=False).tobytes()
 
 
-def _field(by: object) -> str:
-    if not isinstance(by, str):
-        raise arguments.invalid(f"by: expected the path of a metadata field, found {by!r:.80}")
+def _path(by: str) -> str:
+    parse_path(by, "by")
     return by

@@ -262,7 +262,7 @@ def _reach(schema: Schema, rows: Rows, tick: Tick) -> float:
 
 
 def _train(space: Space, schema: Schema, rows: Rows) -> Codes:
-    lists = lists_for(rows.count)
+    lists = lists_for(rows.count, schema.dimension)
     most = max(lists, _SAMPLE_BYTES_MAX // (4 * schema.dimension))
     _, sample = rows.spread(min(lists * SAMPLE_PER_LIST, most), 0.0)
     sample = sample[space.takes(sample)]

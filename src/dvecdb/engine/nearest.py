@@ -20,7 +20,9 @@ from dvecdb.engine.rows import live_mask
 from dvecdb.records import Metric
 from dvecdb.results import Explained
 from dvecdb.search.distance import TopK, needs_norms
-from dvecdb.search.rerank import nearest_of
+from dvecdb.search.ivf import LENGTH_MAX
+from dvecdb.search.kernels import row_length
+from dvecdb.search.rerank import Taken, nearest_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -43,7 +45,9 @@ _BLOCK_BYTES: Final = 16 * 1024 * 1024
 _EXACT_BYTES: Final = 3 * 1024 * 1024
 """Rows that match and are no more than this are measured one by one: quicker, and exact."""
 _DEAD_SHARE_MAX: Final = 0.2
-"""Dead rows up to this share are sifted out of more candidates instead of kept out of the scan."""
+"""Dead rows up to this share are sifted out of more candidates instead of kept out of the scan,
+unless too few are left: then they lie near the query."""
+_SPARE_DEPTH: Final = 1.1  # times as many candidates as the share of dead rows asks for
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,9 +142,10 @@ class Nearest:
             return None, "there is no index"
         if wanted.is_exact:
             return None, "recall 1.0 was asked for"
-        if self.schema.metric in {Metric.COSINE, Metric.DOT_PRODUCT} and not query.any():
+        length = row_length(query)
+        if not length and self.schema.metric in {Metric.COSINE, Metric.DOT_PRODUCT}:
             return None, "the query is zero: every row is as far"
-        if not index.codes.space.takes_query(query):
+        if length > LENGTH_MAX:
             return None, "the query is too long for the index"
         self._prepare(index)
         if self._count * self.schema.vector_bytes <= _EXACT_BYTES or self._count <= wanted.count:
@@ -186,19 +191,28 @@ class Nearest:
     ) -> Found:
         share = self._count / max(index.codes.count, 1)
         effort = wanted.effort(index, 1.0 if self.matching is None else min(1.0, share))
-        points = index.codes.space.query_points(query[None])
+        points = index.codes.space.query_point(query)
         self.lap("plan")
-        depth = effort.depth if self._bits is not None else int(effort.depth / max(share, 0.5)) + 1
-        probes = effort.probes
+        bits, sifted, depth, probes = self._bits, None, effort.depth, effort.probes
+        if bits is None and self._allowed is not None:
+            sifted, depth = self._allowed, int(_SPARE_DEPTH * depth / max(share, 0.5)) + 8
         while True:
-            places = index.codes.search(points, probes, depth, self._bits)[0][0]
-            candidates = places[places >= 0]
-            if self._bits is None and self._allowed is not None:
-                candidates = candidates[self._allowed[candidates]]
-            if probes >= index.codes.lists or len(candidates) >= min(effort.depth, self._count):
+            places = index.codes.search(points, probes, depth, bits)[0][0]
+            candidates = places if len(places) and places[-1] >= 0 else places[places >= 0]
+            if sifted is not None:
+                candidates = candidates[sifted[candidates]]
+            if len(candidates) >= min(effort.depth, self._count):
                 break
-            probes = index.codes.lists  # what matches lies elsewhere
-        candidates = index.places.rows_at(np.sort(candidates[: effort.depth]))
+            if sifted is not None:  # the dead rows lie near: none of them may take a place
+                assert self._live is not None
+                bits, sifted, depth = self._live.bits, None, effort.depth
+            elif probes < index.codes.lists:
+                probes = index.codes.lists  # what matches lies elsewhere
+            else:
+                break
+        candidates = candidates[: effort.depth]
+        candidates.sort()
+        candidates = index.places.rows_at(candidates)
         self.lap("lists")
         return self._measure(index, query, wanted, candidates, probes, why, effort)
 
@@ -259,15 +273,13 @@ class Nearest:
     ) -> tuple[Numbers, Distances, list[int]]:
         """Measure candidates, which rise, and return the nearest; and those that are damaged."""
         damaged: list[int] = []
-        parts: list[npt.NDArray[np.generic]] = []
-        kept: list[Numbers] = []
-        in_memory = self.view.memory_start()
+        taken = Taken(len(candidates), self.schema.dimension, self.schema.vector_type.dtype)
         stored = candidates
-        if len(candidates) and int(candidates[-1]) >= in_memory:
-            stored = self._take_memory(candidates, parts, kept, damaged)
-        for segment, positions in self.view.by_segment(stored) if len(stored) else ():
-            ordinals = segment.ordinals_of(stored[positions])
-            numbers = stored[positions]
+        if len(candidates) and int(candidates[-1]) >= self.view.memory_start():
+            stored = self._take_memory(candidates, taken, damaged)
+        for segment, first, end in self.view.slices(stored):
+            numbers = stored[first:end]
+            ordinals = segment.ordinals_of(numbers)
             if segment.row_numbers is not None:
                 held = ordinals >= 0
                 ordinals, numbers = ordinals[held], numbers[held]
@@ -276,24 +288,13 @@ class Nearest:
                 good = ~np.isin(ordinals, bad)
                 damaged += numbers[~good].tolist()
                 ordinals, numbers = ordinals[good], numbers[good]
-            parts.append(segment.vectors.take(ordinals, axis=0, mode="clip"))
-            kept.append(numbers)
-        if not parts:
-            return np.zeros(0, np.int64), np.zeros(0), damaged
-        rows = parts[0] if len(parts) == 1 else np.concatenate(parts)
-        numbers = kept[0] if len(kept) == 1 else np.concatenate(kept)
+            taken.add(segment.vectors, ordinals, numbers)
         numbers, distances = nearest_of(
-            rows, numbers, query, self.schema.metric, count, roughly=roughly
+            taken.rows, taken.numbers, query, self.schema.metric, count, roughly=roughly
         )
         return numbers, distances, damaged
 
-    def _take_memory(
-        self,
-        candidates: Numbers,
-        parts: list[npt.NDArray[np.generic]],
-        kept: list[Numbers],
-        damaged: list[int],
-    ) -> Numbers:
+    def _take_memory(self, candidates: Numbers, taken: Taken, damaged: list[int]) -> Numbers:
         """Take the candidates that are in memtables; return the others."""
         stored = np.ones(len(candidates), dtype=np.bool_)
         for memtable in self.view.memtables:
@@ -309,8 +310,7 @@ class Nearest:
                     lost = np.isin(numbers, list(memtable.lost_vectors))
                     damaged += numbers[lost].tolist()
                     numbers = numbers[~lost]
-                parts.append(chunk.vectors[numbers - chunk.first_row])
-                kept.append(numbers)
+                taken.add(chunk.vectors, numbers - chunk.first_row, numbers)
         return candidates[stored]
 
     # --- one by one ---

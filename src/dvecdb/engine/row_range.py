@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import numpy.typing as npt
 
 
@@ -65,3 +67,17 @@ class RowRange:
         if self.row_numbers is None:
             return max(0, min(self.rows, row_limit - self.first_row))
         return int(np.searchsorted(self.row_numbers, row_limit))
+
+
+def runs_of(numbers: Sequence[int], length_max: int) -> list[list[int]]:
+    """Return rising `numbers` as runs of neighbours, each at most `length_max` long."""
+    runs: list[list[int]] = []
+    run: list[int] = []
+    for number in numbers:
+        if run and (number != run[-1] + 1 or len(run) == length_max):
+            runs.append(run)
+            run = []
+        run.append(number)
+    if run:
+        runs.append(run)
+    return runs

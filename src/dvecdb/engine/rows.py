@@ -134,6 +134,15 @@ class View:
         for number in sorted(set(numbers.tolist())):
             yield self.row_segments[number], np.flatnonzero(numbers == number)
 
+    def slices(self, rows: npt.NDArray[np.int64]) -> Iterator[tuple[Segment, int, int]]:
+        """Yield each segment in whose range some of rising `rows` lie, first .. end - 1 of them."""
+        first = 0
+        ends = rows.searchsorted(self._start_array[1:]).tolist()
+        for segment, end in zip(self.row_segments, [*ends, len(rows)], strict=False):
+            if end > first:
+                yield segment, first, end
+            first = end
+
     def chunks(self, row_limit: int) -> Iterator[tuple[Chunk, int]]:
         """Yield the memtables' chunks and how many of their rows lie below `row_limit`."""
         for memtable in self.memtables:

@@ -138,18 +138,27 @@ class Searching:
     ) -> set[int]:
         """Read ids and metadata of rows; return the positions of those that are damaged."""
         unreadable: set[int] = set()
-        stored = []
-        in_memory = self.view.memory_start()
-        for index, row in enumerate(rows.tolist()):
+        groups: dict[Segment, list[int]] = {}
+        in_memory, numbers = self.view.memory_start(), rows.tolist()
+        for index, row in enumerate(numbers):
             memtable = self.view.in_memory(row) if row >= in_memory else None
             if memtable is None:
-                stored.append(index)
+                groups.setdefault(self.view.segment_of(row), []).append(index)
                 continue
             chunk = memtable.chunk_of(row)
             ids[index] = chunk.ids[row - chunk.first_row]
             metadata[index] = chunk.metadata[row - chunk.first_row]
             if with_metadata and row in memtable.lost_metadata:
                 unreadable.add(index)
+        stored = []
+        for segment, places in groups.items():
+            ordinals = [segment.ordinal_of(numbers[place]) for place in places]
+            known = segment.known(ordinals, metadata=with_metadata)
+            if known is None:
+                stored += places
+                continue
+            for place, text, value in zip(places, *known, strict=True):
+                ids[place], metadata[place] = text.decode(), value
         outside = np.array(stored, dtype=np.int64)
         wanted = metadata if with_metadata else None
         for segment, found in self.view.by_segment(rows[outside]) if stored else ():

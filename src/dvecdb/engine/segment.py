@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 import numpy as np
 
-from dvecdb.engine.row_range import RowRange
+from dvecdb.engine.row_range import RowRange, runs_of
 from dvecdb.engine.storage import close_quietly
 from dvecdb.formats import segment_file as sf
 from dvecdb.formats.columns import decode_texts
@@ -21,7 +21,7 @@ from dvecdb.records import Finding, VectorType
 from dvecdb.search.distance import row_norms
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     import numpy.typing as npt
 
@@ -165,10 +165,20 @@ class Segment(RowRange):
         self._body = self._files.map(self._records_file, end)[head.body_offset :] if end else b""
         self._pages = self.section(sf.BODY_PAGES, np.uint64)
         self._page_states = np.zeros(len(self._pages), dtype=np.uint8)
+        self._state_bytes = self._page_states.data
         self._lost_metadata = frozenset(self.section(sf.LOST_METADATA, np.uint32).tolist())
+        self._has_metadata = self._column("metadata").size > 0
+        self._tables = {name: self._table(name) for name in ("ids", "metadata")}
 
     def _column(self, name: str) -> sf.Span:
         return self.descriptor.columns.get(name, sf.Span(0, 0))
+
+    def _table(self, name: str) -> tuple[int, memoryview, int]:
+        """Return where a column begins, the offsets of its values, and where those begin."""
+        span = self._column(name + "_offsets")
+        stored = memoryview(self._body)[span.offset : span.offset + span.size]
+        whole = stored[: len(stored) // 8 * 8].cast("Q")  # the file may be cut
+        return self._column(name).offset, whole, span.offset
 
     def _verify_pages(self, pages: npt.NDArray[np.int64]) -> None:
         states = self._page_states
@@ -176,7 +186,7 @@ class Segment(RowRange):
         if not len(todo):
             return
         size = sf.PAGE_BYTES
-        for run in _runs(sorted(set(todo.tolist())), _READ_BYTES // size):
+        for run in runs_of(sorted(set(todo.tolist())), _READ_BYTES // size):
             data = self._try_read(
                 min(len(run) * size, self.head.body_size - run[0] * size),
                 self.head.body_offset + run[0] * size,
@@ -193,8 +203,6 @@ class Segment(RowRange):
         self, starts: npt.NDArray[np.int64], ends: npt.NDArray[np.int64]
     ) -> npt.NDArray[np.bool_]:
         """Return which of the body byte ranges touch a damaged page, verifying them first."""
-        if len(starts) <= _FEW and self._are_good(starts, ends):
-            return np.zeros(len(starts), dtype=np.bool_)
         first = starts // sf.PAGE_BYTES
         last = np.maximum(ends - 1, starts) // sf.PAGE_BYTES
         last = np.minimum(last, len(self._pages) - 1)
@@ -207,15 +215,6 @@ class Segment(RowRange):
             damaged |= self._page_states[pages] == _DAMAGED
         return damaged & (ends > starts)
 
-    def _are_good(self, starts: npt.NDArray[np.int64], ends: npt.NDArray[np.int64]) -> bool:
-        """Tell whether every page of a few ranges is known to be good: faster than numpy."""
-        states, size = self._page_states.data, sf.PAGE_BYTES
-        for start, end in zip(starts.tolist(), ends.tolist(), strict=True):
-            for page in range(start // size, max(end - 1, start) // size + 1):
-                if page >= len(states) or states[page] != _GOOD:
-                    return False
-        return True
-
     def _offsets(
         self, name: str, ordinals: npt.NDArray[np.int64]
     ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
@@ -224,19 +223,22 @@ class Segment(RowRange):
         Raises:
             UnreadableError: the offsets of some rows are damaged.
         """
-        span = self._column(name + "_offsets")
-        starts = span.offset + ordinals * 8
+        _, stored, first = self._tables[name]
+        starts = first + ordinals * 8
         damaged = self._bytes_damaged(starts, starts + 16)
         if damaged.any():
             raise UnreadableError(ordinals[damaged].tolist())
-        stored = self._body[span.offset : span.offset + span.size]
-        table = np.frombuffer(stored[: len(stored) // 8 * 8], np.uint64)  # the file may be cut
+        table = np.frombuffer(stored, np.uint64)
         return table[ordinals].astype(np.int64), table[ordinals + 1].astype(np.int64)
 
     def _values(self, name: str, ordinals: npt.NDArray[np.int64]) -> list[bytes]:
         span = self._column(name)
         if not span.size or not len(ordinals):
             return [b""] * len(ordinals)
+        if len(ordinals) <= _FEW:
+            known = self._known(name, ordinals.tolist())
+            if known is not None:
+                return known
         starts, ends = self._offsets(name, ordinals)
         damaged = self._bytes_damaged(starts + span.offset, ends + span.offset)
         if damaged.any():
@@ -244,6 +246,36 @@ class Segment(RowRange):
         body, base = self._body, span.offset
         bounds = zip((starts + base).tolist(), (ends + base).tolist(), strict=True)
         return [bytes(body[start:end]) for start, end in bounds]
+
+    def _known(self, name: str, ordinals: list[int]) -> list[bytes] | None:
+        """Return values if every page of them is known to be good: sooner than numpy begins."""
+        first_value, table, first = self._tables[name]
+        states, size, body = self._state_bytes, sf.PAGE_BYTES, self._body
+        found = []
+        try:
+            for ordinal in ordinals:
+                at = first + 8 * ordinal
+                if states[at // size] != _GOOD or states[(at + 15) // size] != _GOOD:
+                    return None
+                start, end = table[ordinal] + first_value, table[ordinal + 1] + first_value
+                for page in range(start // size, max(end - 1, start) // size + 1):
+                    if states[page] != _GOOD:
+                        return None
+                found.append(bytes(body[start:end]))
+        except IndexError:  # beyond the pages there are
+            return None
+        return found
+
+    def known(
+        self, ordinals: list[int], *, metadata: bool
+    ) -> tuple[list[bytes], list[bytes]] | None:
+        """Return ids and metadata, b"" for none, of a few rows if all is known to be good."""
+        values: list[bytes] | None = [b""] * len(ordinals)
+        if metadata and self._has_metadata:
+            is_lost = self._lost_metadata and not self._lost_metadata.isdisjoint(ordinals)
+            values = None if is_lost else self._known("metadata", ordinals)
+        texts = None if values is None else self._known("ids", ordinals)
+        return None if values is None or texts is None else (texts, values)
 
     def ids(self, ordinals: npt.NDArray[np.int64]) -> list[str]:
         """Return the ids of rows by ordinal.
@@ -364,7 +396,7 @@ class Segment(RowRange):
             return
         size = self._block_rows * self.descriptor.vector_bytes
         total = self.descriptor.rows * self.descriptor.vector_bytes  # of the file, not the entry
-        for run in _runs(sorted(set(todo.tolist())), max(1, _READ_BYTES // size)):
+        for run in runs_of(sorted(set(todo.tolist())), max(1, _READ_BYTES // size)):
             start = run[0] * size
             data = memoryview(
                 self._try_read(min(len(run) * size, total - start), start, vectors=True)
@@ -465,17 +497,3 @@ class Segment(RowRange):
 
 
 _NONE: Final = np.zeros(0, dtype=np.int64)
-
-
-def _runs(numbers: Sequence[int], length_max: int) -> list[list[int]]:
-    """Return rising `numbers` as runs of neighbours, each at most `length_max` long."""
-    runs: list[list[int]] = []
-    run: list[int] = []
-    for number in numbers:
-        if run and (number != run[-1] + 1 or len(run) == length_max):
-            runs.append(run)
-            run = []
-        run.append(number)
-    if run:
-        runs.append(run)
-    return runs

@@ -22,14 +22,14 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
 from dvecdb.records import Metric
-from dvecdb.search.kernels import row_norms
+from dvecdb.search.kernels import row_length, row_norms
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -41,7 +41,9 @@ if TYPE_CHECKING:
 
 BYTE_CODES_UP_TO: Final = 128
 """Dimensions up to which a component gets a byte instead of a bit."""
-ROWS_PER_LIST: Final = 1_000
+ROWS_PER_LIST: Final = 1_000  # on average, at most
+_ROWS_PER_LIST_MIN: Final = 500
+_SHORT: Final = 512  # dimensions, up to which lists are cheap to make
 LISTS_MAX: Final = 4_096
 SAMPLE_PER_LIST: Final = 60
 _ITERATIONS: Final = 10
@@ -91,10 +93,6 @@ class Space:
                 return points
         return vectors
 
-    def takes_query(self, query: Points) -> bool:
-        """Return whether a query [dimension], finite, can be a point."""
-        return bool(row_norms(query[None])[0] <= LENGTH_MAX)
-
     def query_points(self, queries: Points) -> Points:
         """Return queries [n, dimension] as points: float32[n, components]."""
         match self.metric:
@@ -109,17 +107,30 @@ class Space:
                 return points
         return np.ascontiguousarray(queries, np.float32)
 
+    def query_point(self, query: Points) -> Points:
+        """Return a query [dimension], not longer than `LENGTH_MAX`, as point: [1, components]."""
+        if self.metric is Metric.COSINE:
+            return (query / np.float32(row_length(query) or 1.0))[None]
+        if self.metric is Metric.DOT_PRODUCT:
+            return self.query_points(query[None])
+        return query[None]
 
-def lists_for(rows: int) -> int:
-    """Return the number of lists for so many rows: a power of two."""
-    wanted = max(1.0, rows / ROWS_PER_LIST)
+
+def lists_for(rows: int, dimension: int) -> int:
+    """Return the number of lists for so many rows: a power of two.
+
+    They grow with the square root of the rows at first: more lists find as much in fewer rows,
+    and take longer to make the longer the rows are.
+    """
+    share = 0.35 if dimension <= _SHORT else 0.25
+    wanted = max(1.0, rows / ROWS_PER_LIST, min(share * rows**0.5, rows / _ROWS_PER_LIST_MIN))
     return int(min(LISTS_MAX, 2 ** round(np.log2(wanted))))
 
 
 class Codes:
-    """The codes of some rows: immutable. `base` is large and shared, `tail` small or None."""
+    """The codes of `count` rows: immutable. `base` is large and shared, `tail` small or None."""
 
-    __slots__ = ("_base", "_empty", "_tail", "lists", "space")
+    __slots__ = ("_base", "_empty", "_parts", "_tail", "count", "lists", "space")
 
     def __init__(self, space: Space, empty: Any, base: Any, tail: Any = None) -> None:
         """Take faiss indexes: a trained one without rows, and such with rows. See `train`."""
@@ -128,6 +139,8 @@ class Codes:
         self._empty = empty
         self._base = base
         self._tail = tail
+        self._parts = [part for part in (base, tail) if part is not None and part.ntotal]
+        self.count = sum(int(part.ntotal) for part in self._parts)
 
     @classmethod
     def train(cls, space: Space, sample: Points, lists: int) -> Codes:
@@ -149,11 +162,6 @@ class Codes:
         empty.own_fields = True
         empty.train(sample)
         return cls(space, empty, faiss.clone_index(empty))
-
-    @property
-    def count(self) -> int:
-        """The number of rows."""
-        return int(self._base.ntotal) + (0 if self._tail is None else int(self._tail.ntotal))
 
     @property
     def size_bytes(self) -> int:
@@ -187,15 +195,14 @@ class Codes:
         where there were no more, float32[n, m], m `depth` or twice that.
         """
         faiss = _faiss()
-        parameters = self._parameters(min(probes, self.lists))
-        if allowed is not None:
+        probes, by_byte = min(probes, self.lists), self.space.dimension <= BYTE_CODES_UP_TO
+        if allowed is None:
+            parameters = _every_row(probes, by_byte=by_byte)
+        else:
+            parameters = _parameters(probes, by_byte=by_byte)
             selector = faiss.IDSelectorBitmap(allowed.size, faiss.swig_ptr(allowed))
             parameters.sel = selector
-        found = [
-            _search(part, points, depth, parameters)
-            for part in (self._base, self._tail)
-            if part is not None and part.ntotal
-        ]
+        found = [_search(part, points, depth, parameters) for part in self._parts]
         if len(found) == 1:
             return found[0]
         if not found:
@@ -206,16 +213,6 @@ class Codes:
         distances[numbers < 0] = np.inf
         order = np.argsort(distances, axis=1, kind="stable")
         return np.take_along_axis(numbers, order, 1), np.take_along_axis(distances, order, 1)
-
-    def _parameters(self, probes: int) -> Any:
-        faiss = _faiss()
-        if self.space.dimension <= BYTE_CODES_UP_TO:
-            parameters = faiss.IVFSearchParameters()
-        else:
-            parameters = faiss.IVFRaBitQSearchParameters()
-            parameters.qb = _QUERY_BITS
-        parameters.nprobe = probes
-        return parameters
 
     def base_bytes(self) -> npt.NDArray[np.uint8]:
         """Return the base in a form that `from_bytes` takes: uint8[n]."""
@@ -259,6 +256,20 @@ def _search(part: Any, points: Points, depth: int, parameters: Any) -> tuple[Num
         len(points), pointer(points), depth, pointer(distances), pointer(numbers), parameters
     )
     return numbers, distances
+
+
+def _parameters(probes: int, *, by_byte: bool) -> Any:
+    faiss = _faiss()
+    if by_byte:
+        parameters = faiss.IVFSearchParameters()
+    else:
+        parameters = faiss.IVFRaBitQSearchParameters()
+        parameters.qb = _QUERY_BITS
+    parameters.nprobe = probes
+    return parameters
+
+
+_every_row = lru_cache(256)(_parameters)  # never changed, so searches may share it
 
 
 def use_threads(count: int) -> None:

@@ -152,6 +152,14 @@ def row_norms(rows: Stored) -> Float32s:
     return norms
 
 
+def row_length(row: Float32s) -> float:
+    """Return the Euclidean length of one row, float32[d], as `row_norms` does, sooner."""
+    square = float(_simsimd().dot(row, row))
+    if _SQUARE_MIN < square < _SQUARE_MAX:
+        return float(np.float32(math.sqrt(square)))
+    return float(row_norms(row[None])[0])
+
+
 def _rounding(dimension: int) -> float:
     """Return the relative error of float32 sums of `dimension` terms, generously."""
     return 1.05 * (dimension + 32) * _UNIT

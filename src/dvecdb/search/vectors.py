@@ -123,10 +123,10 @@ def check_query(query: object, dimension: int) -> npt.NDArray[np.float32]:
         InvalidRequestError: `wrong-dimension`, `not-finite`, `vector-out-of-range` (beyond
             float32) or `invalid-argument`.
     """
-    source = _as_numbers(query, dimension, single=True).reshape(1, dimension)
+    source = _as_numbers(query, dimension, single=True)
     target = np.empty(dimension, np.float32)
-    if not _convert(source, target.reshape(1, dimension), VectorType.FLOAT32):
-        _refuse_values(source, VectorType.FLOAT32, 0, "query, ")
+    if not _convert(source, target, VectorType.FLOAT32):
+        _refuse_values(source.reshape(1, dimension), VectorType.FLOAT32, 0, "query, ")
     return target
 
 

@@ -62,7 +62,7 @@ class QueryBatchRequest(Search, frozen=True):
 
 
 class GroupsRequest(Search, frozen=True):
-    """Search for groups of records that share a value of the field `by`; `limit` of them."""
+    """Search for `limit` groups of records that share a value of the field `by`, without offset."""
 
     vector: Vector
     by: str
