@@ -3,6 +3,9 @@
 import numpy as np
 
 from dvecdb import Database, Settings
+from dvecdb.engine.grouping import nearest_groups
+from dvecdb.results import Hit, Hits
+from dvecdb.search.wanted import Wanted
 
 SETTINGS = Settings(ballast_bytes=0, low_water_bytes=0)
 
@@ -16,3 +19,20 @@ def test_the_last_page_that_may_be_asked_for_is_whole(tmp_path):
             for offset in (9_999, 10_000):
                 hits = docs.search([0.0], limit=limit, offset=offset, with_metadata=False)
                 assert [hit.distance for hit in hits] == list(range(offset, offset + limit))
+
+
+class Damaged:
+    """Stands for what is searched in: the nearest first, one of them damaged."""
+
+    VALUES = ("a", None, "a", "a", "a", "b", "c")
+
+    def one(self, query, wanted, matching):
+        near = list(enumerate(self.VALUES))[: wanted.limit]
+        hits = [Hit(str(row), row, {"by": value}) for row, value in near if value]
+        return Hits(hits, ["1"] if len(near) > 1 else [])
+
+
+def test_groups_beyond_a_damaged_record_are_found():
+    wanted = Wanted(limit=2, on_damage="exclude")
+    groups = nearest_groups(Damaged(), None, wanted, ("by",), 1, None, lambda _: None)
+    assert [group.value for group in groups] == ["a", "b"]
