@@ -1,9 +1,11 @@
 """What searches answer at the ends of what they may be asked for."""
 
 import numpy as np
+import pytest
 
 from dvecdb import Database, Settings
 from dvecdb.engine.grouping import nearest_groups
+from dvecdb.errors import HandleError
 from dvecdb.results import Hit, Hits
 from dvecdb.search.wanted import Wanted
 
@@ -36,3 +38,20 @@ def test_groups_beyond_a_damaged_record_are_found():
     wanted = Wanted(limit=2, on_damage="exclude")
     groups = nearest_groups(Damaged(), None, wanted, ("by",), 1, None, lambda _: None)
     assert [group.value for group in groups] == ["a", "b"]
+
+
+@pytest.mark.parametrize("read", ["count", "history"])
+def test_a_database_that_closes_is_not_taken_for_an_empty_one(tmp_path, monkeypatch, read):
+    with Database(str(tmp_path), background=False, settings=SETTINGS) as database:
+        docs = database.create_collection("docs", dimension=2)
+        docs.upsert(["a"], [[1, 0]])
+        enter = docs._enter
+
+        def enter_and_close():
+            enter()
+            monkeypatch.undo()
+            database.close()
+
+        monkeypatch.setattr(docs, "_enter", enter_and_close)
+        with pytest.raises(HandleError):
+            getattr(docs, read)()

@@ -265,6 +265,7 @@ class Collection(Reads):
         self._enter()
         visible = self._store.visible  # first: the view is then at least as new
         view = self._store.view
+        self._enter()  # again: of a database that closes it is empty
         if as_of is None:
             return self._snapshot(view, visible.lsn, visible.row_limit)
         lsn = self._resolve(view, as_of, visible.lsn, visible.hlc)
@@ -327,6 +328,7 @@ class Collection(Reads):
         check_whole("limit", limit, 1, LIMIT_MAX)
         last = int(self._store.visible.lsn)  # first: the view is then at least as new
         view = self._store.view
+        self._enter()  # again: of a database that closes it is empty
         if before is not None:
             last = min(check_whole("before", before, 0, 2**63) - 1, last)
         first = max(1, int(view.manifest.horizon_lsn), last - limit + 1)
