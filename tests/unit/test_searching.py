@@ -5,7 +5,7 @@ import pytest
 
 from dvecdb import Database, Settings
 from dvecdb.engine.grouping import nearest_groups
-from dvecdb.errors import HandleError
+from dvecdb.errors import HandleError, InvalidRequestError
 from dvecdb.results import Hit, Hits
 from dvecdb.search.wanted import Wanted
 
@@ -55,3 +55,10 @@ def test_a_database_that_closes_is_not_taken_for_an_empty_one(tmp_path, monkeypa
         monkeypatch.setattr(docs, "_enter", enter_and_close)
         with pytest.raises(HandleError):
             getattr(docs, read)()
+
+
+@pytest.mark.parametrize("option", ["threshold", "recall"])
+@pytest.mark.parametrize("value", [10**400, -(10**400), np.nan])
+def test_numbers_that_are_none_are_refused(option, value):
+    with pytest.raises(InvalidRequestError, match=option):
+        Wanted(**{option: value})
