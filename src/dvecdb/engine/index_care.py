@@ -132,8 +132,13 @@ def _save_if_due(store: Store) -> bool:
         return False
     if index.base_end > store.manifest.row_end or not index.base_end:
         return False
-    with store.maintenance_lock:
+    # Not for ever: who holds it may wait for `indexing.lock`, after a commit of its own.
+    if not store.maintenance_lock.acquire(timeout=_LOOK_SECONDS):
+        return False
+    try:
         return _save(store, index)
+    finally:
+        store.maintenance_lock.release()
 
 
 def _save(store: Store, index: Index) -> bool:
