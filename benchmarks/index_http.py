@@ -79,7 +79,7 @@ def _measures(
         return measures
     measure = Measure("HTTP JSON / Chroma's server", "x", ratios(found["JSON"], found["Chroma"]))
     measure.notes = {
-        "recall": level.recall, "Chroma's recall": chroma.recall, "its ef": chroma.effort,
+        "recall": remote.recall, "Chroma's recall": chroma.recall, "its ef": chroma.effort,
     }  # fmt: skip
     return [*measures, measure.against(at_least=TIMES_CHROMA)]
 
