@@ -202,9 +202,13 @@ def rough_distances(
     if metric is Metric.EUCLIDEAN:
         squares = np.asarray(_simsimd().sqeuclidean(query[None], rows)).reshape(-1)
         return squares, error, rows.shape[1] * _ROUGH_TINY
-    scaled = query / np.abs(query).max()
+    length = row_length(query)
+    if length > _LENGTH_MIN:
+        scaled, width = query / np.float32(length), error * (1.0 + error)
+    else:  # what is that short is not divided by its length: it is rounded, too
+        scaled = query / np.abs(query).max()
+        width = error * _length(scaled.astype(np.float64))
     products, lengths = _dot(scaled[None], rows), row_norms(rows)
-    width = error * _length(scaled.astype(np.float64))
     if metric is Metric.COSINE:
         lengths[lengths == 0.0] = 1.0
         return -products / lengths, 0.0, width
