@@ -36,6 +36,7 @@ LOOK = index.Index._look
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
     monkeypatch.setattr(nearest, "_EXACT_BYTES", 0)
+    monkeypatch.setattr(nearest, "_SCATTERED", 0)
     monkeypatch.setattr(index_care, "_STEP_BYTES", 1)
     monkeypatch.setattr(index_build, "_BASE_STEP", 100)
     monkeypatch.setattr(ivf, "ROWS_PER_LIST", 60)

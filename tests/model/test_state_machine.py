@@ -89,6 +89,7 @@ FINDINGS_OF_ROT = {"manifest-damaged", "manifest-from-log"}
 def small_index(monkeypatch):
     """An index takes part whenever there is one, in steps of a row, and is as good as exact."""
     monkeypatch.setattr(nearest, "_EXACT_BYTES", 0)
+    monkeypatch.setattr(nearest, "_SCATTERED", 0)
     monkeypatch.setattr(index_care, "_STEP_BYTES", 1)
     monkeypatch.setattr(index_care, "_STEP_ROWS_MIN", 1)
     monkeypatch.setattr(index_build, "_BASE_STEP", 1)

@@ -30,6 +30,7 @@ DIMENSION = 8
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
     monkeypatch.setattr(nearest, "_EXACT_BYTES", 0)
+    monkeypatch.setattr(nearest, "_SCATTERED", 0)
     monkeypatch.setattr(index_care, "_STEP_BYTES", 1)
     monkeypatch.setattr(index_build, "_BASE_STEP", 100)
 

@@ -22,6 +22,7 @@ SETTINGS = Settings(
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
     monkeypatch.setattr(nearest, "_EXACT_BYTES", 0)
+    monkeypatch.setattr(nearest, "_SCATTERED", 0)
     monkeypatch.setattr(index_care, "_STEP_BYTES", 1)
     monkeypatch.setattr(index_build, "_BASE_STEP", 200)
     monkeypatch.setattr(ivf, "ROWS_PER_LIST", 200)

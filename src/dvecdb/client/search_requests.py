@@ -64,10 +64,15 @@ def search_batch(
     **options: Unpack[SearchOptions],
 ) -> Plan[list[Hits]]:
     """Return the hits of several queries [n, dimension] in one state. Others as `search`."""
-    fields = _fields(where, as_of, Wanted(**options))
+    wanted = Wanted(**options)
+    fields = _fields(where, as_of, wanted)
     packed = [_packed(collection, query) for query in queries]
     found: list[Hits] = []
-    step = min(scan_rows(collection.schema, with_vectors=True), searches.QUERIES_MAX)
+    step = min(
+        scan_rows(collection.schema, with_vectors=True),
+        searches.QUERIES_MAX,
+        searches.HITS_MAX // (wanted.limit + wanted.offset),
+    )
     for start in range(0, len(packed), step):
         request = searches.QueryBatchRequest(b"".join(packed[start : start + step]), **fields)
         path = f"{collection.path}/search/batch"

@@ -44,6 +44,8 @@ if TYPE_CHECKING:
 _BLOCK_BYTES: Final = 16 * 1024 * 1024
 _EXACT_BYTES: Final = 3 * 1024 * 1024
 """Rows that match and are no more than this are measured one by one: quicker, and exact."""
+_SCATTERED: Final = 16
+"""Rows here and there take so many times as long to measure as rows side by side."""
 _DEAD_SHARE_MAX: Final = 0.2
 """Dead rows up to this share are sifted out of more candidates instead of kept out of the scan,
 unless too few are left: then they lie near the query."""
@@ -68,13 +70,16 @@ class Effortful:
         wanted = self.default_recall if self.recall is None else self.recall
         return self.ef_search is None and wanted >= 1.0
 
-    def effort(self, index: Index, share: float) -> Effort:
-        """Return what it takes among this share of the rows of an index."""
+    def effort(self, index: Index, share: float) -> Effort | None:
+        """Return what it takes among this share of the rows of an index; None: it cannot do it."""
+        effort: Effort | None
         if self.ef_search is not None:
             effort = index.curve.at_ef(self.ef_search)
         else:
             wanted = self.default_recall if self.recall is None else self.recall
             effort = index.curve.at(wanted)
+        if effort is None:
+            return None
         lists = index.codes.lists
         return effort.for_limit(self.count, lists).for_share(share, lists)
 
@@ -116,8 +121,8 @@ class Nearest:
     def find(self, query: npt.NDArray[np.float32], wanted: Effortful) -> Found:
         """Return the rows nearest to `query`, float32[dimension], finite."""
         self._start()
-        index, why = self._index_for(query, wanted)
-        if index is None:
+        index, effort, why = self._index_for(query, wanted)
+        if index is None or effort is None:
             self._measured = 0
             nearest = self._top(query, wanted.count)
             damaged = self._offer_from(nearest, 0)
@@ -125,7 +130,7 @@ class Nearest:
             self.lap("measure")
             self._explain("exact", why, 0, 0, 1.0)
             return Found(rows, distances, self._with_untold(damaged))
-        return self._through(index, query, wanted, why)
+        return self._through(index, query, wanted, effort, why)
 
     def again(self) -> Nearest:
         """Return the same for use by another thread; what was found out is shared."""
@@ -135,25 +140,29 @@ class Nearest:
 
     def _index_for(
         self, query: npt.NDArray[np.float32], wanted: Effortful
-    ) -> tuple[Index | None, str]:
-        """Return the index to use, or None, and why."""
+    ) -> tuple[Index | None, Effort | None, str]:
+        """Return the index to use and how, or None, and why."""
         index = self.index
         if index is None:
-            return None, "there is no index"
+            return None, None, "there is no index"
         if wanted.is_exact:
-            return None, "recall 1.0 was asked for"
+            return None, None, "recall 1.0 was asked for"
         length = row_length(query)
         if not length and self.schema.metric in {Metric.COSINE, Metric.DOT_PRODUCT}:
-            return None, "the query is zero: every row is as far"
+            return None, None, "the query is zero: every row is as far"
         if length > LENGTH_MAX:
-            return None, "the query is too long for the index"
+            return None, None, "the query is too long for the index"
         self._prepare(index)
         if self._count * self.schema.vector_bytes <= _EXACT_BYTES or self._count <= wanted.count:
             few = "live" if self.matching is None else "matching"
-            return None, f"only {self._count} {few} rows are in the index"
-        if wanted.count * 4 >= self._count:
-            return None, f"{wanted.count} of {self._count} rows were asked for"
-        return index, "large enough"
+            return None, None, f"only {self._count} {few} rows are in the index"
+        share = self._count / max(index.codes.count, 1)
+        effort = wanted.effort(index, 1.0 if self.matching is None else min(1.0, share))
+        if effort is None:
+            return None, None, "the index was not seen to find as much as is asked for"
+        if effort.depth * _SCATTERED >= self._count:
+            return None, None, f"{effort.depth} of {self._count} rows would be measured anyway"
+        return index, effort, "large enough"
 
     def _prepare(self, index: Index) -> None:
         """Find out which rows of the index may be found."""
@@ -187,10 +196,14 @@ class Nearest:
     # --- through the index ---
 
     def _through(
-        self, index: Index, query: npt.NDArray[np.float32], wanted: Effortful, why: str
+        self,
+        index: Index,
+        query: npt.NDArray[np.float32],
+        wanted: Effortful,
+        effort: Effort,
+        why: str,
     ) -> Found:
         share = self._count / max(index.codes.count, 1)
-        effort = wanted.effort(index, 1.0 if self.matching is None else min(1.0, share))
         points = index.codes.space.query_point(query)
         self.lap("plan")
         bits, sifted, depth, probes = self._bits, None, effort.depth, effort.probes

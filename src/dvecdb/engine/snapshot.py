@@ -210,8 +210,10 @@ class Snapshot:
         errors as `search`; `offset` counts for nothing.
         """
         check_whole("group_size", group_size, 1, LIMIT_MAX)
+        wanted = Wanted(**options)
+        check_whole("limit times group_size", wanted.limit * group_size, 1, LIMIT_MAX)
         return nearest_groups(
-            self._searching, query, Wanted(**options), parse_path(by, "by"), group_size,
+            self._searching, query, wanted, parse_path(by, "by"), group_size,
             parse_filter(where), self._usable,
         )  # fmt: skip
 

@@ -64,20 +64,23 @@ class Curve:
 
     efforts: tuple[Effort, ...]
 
-    def at(self, recall: float) -> Effort:
-        """Return the cheapest effort that found this much, with some in reserve."""
+    def at(self, recall: float) -> Effort | None:
+        """Return the cheapest effort that found this much, with some in reserve.
+
+        Without reserve if none has it; None if none found this much.
+        """
         wanted = recall + (1.0 - recall) * _SAFETY
         for effort in self.efforts:
             if effort.recall >= wanted:
                 return effort
-        return self.efforts[-1]
+        return self.efforts[-1] if self.efforts[-1].recall >= recall else None
 
     def at_ef(self, ef_search: int) -> Effort:
         """Return the effort for an `ef_search`, which measures at least so many rows.
 
         It aims at recall 1 - 0.8 ef^-0.75, which is about what graphs reach with it.
         """
-        effort = self.at(1.0 - 0.8 * ef_search**-0.75)
+        effort = self.at(1.0 - 0.8 * ef_search**-0.75) or self.efforts[-1]
         return Effort(effort.probes, max(effort.depth, ef_search), effort.recall)
 
 
@@ -135,7 +138,9 @@ def recalls(numbers: Numbers, truth: Numbers, depths: Sequence[int]) -> list[flo
         at = np.minimum(np.searchsorted(sorted_numbers, truth[query]), len(order) - 1)
         hit = (sorted_numbers[at] == truth[query]) & (truth[query] >= 0)
         places[query][hit] = order[at[hit]]
-    return [float(np.count_nonzero(places < depth)) / max(wanted, 1) for depth in depths]
+    if not wanted:
+        return [1.0] * len(depths)
+    return [float(np.count_nonzero(places < depth)) / wanted for depth in depths]
 
 
 def _probe_steps(lists: int) -> list[int]:

@@ -47,6 +47,8 @@ CONDITIONS_MAX: Final = 1_000
 """Conditions of a filter, trees inside it counted too."""
 FIELDS_MAX: Final = 64
 """Fields that a filter may look at: each becomes a column of all rows, in memory."""
+TEXTS_MAX: Final = 32
+"""Conditions on the words of texts: each may have to read them."""
 VALUES_MAX: Final = 10_000
 """Values of all `any`, `except` and `has_id` lists of a filter together."""
 VALUE_DEPTH_MAX: Final = 64
@@ -126,8 +128,7 @@ class _Parser:
     """Reads one filter. Counts what it has read of what is limited."""
 
     def __init__(self) -> None:
-        self._conditions = 0
-        self._values = 0
+        self._conditions = self._texts = self._values = 0
         self._fields: set[Path] = set()
 
     # --- trees ---
@@ -232,6 +233,9 @@ class _Parser:
             words = words_of(value) if isinstance(value, str) else set()
             if not words:
                 _refuse(inside, "text with at least one word", value)
+            self._texts += 1
+            if self._texts > TEXTS_MAX:
+                _fail(inside, f"at most {TEXTS_MAX} conditions on words are allowed in a filter")
             return HasWords(where, frozenset(words))
         values = self._list(value, inside)
         scalars = tuple(

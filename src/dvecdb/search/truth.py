@@ -26,7 +26,7 @@ class Truth:
         self._space = space
         self._own = numbers
         self._skip = skip
-        self._kept = skip + count
+        self._kept = skip + count + 1  # one more, to know which are nearer than any other
         self._points = space.query_points(queries)
         self._best = np.full((len(queries), self._kept), np.inf, np.float32)
         self._rows = np.full((len(queries), self._kept), -1, np.int64)
@@ -63,7 +63,10 @@ class Truth:
         return products
 
     def nearest(self) -> Numbers:
-        """Return the rows looked for, -1 where there are fewer: int64[q, count]."""
+        """Return the rows looked for: int64[q, count].
+
+        -1 where there are fewer, or where others are as near, so that any of them would do.
+        """
         rows = self._rows.copy()
-        rows[~np.isfinite(self._best)] = -1
-        return rows[:, self._skip :]
+        rows[~(self._best < self._best[:, -1:])] = -1
+        return rows[:, self._skip : -1]

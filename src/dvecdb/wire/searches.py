@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 import numpy as np
 from msgspec import UNSET, UnsetType
 
+from dvecdb.records import check_whole
 from dvecdb.results import Explained, FacetCount, Group, Hit, Hits
 from dvecdb.wire.bodies import Answer, AsOf, Json, Metadata, Request
 from dvecdb.wire.vectors import FLOAT32, Matrix, Vector, vector_of
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 QUERIES_MAX = 1_000
+HITS_MAX = 200_000
+"""Hits that one request may make: queries times limit and offset. An answer lies in memory."""
 """Queries of one request."""
 
 
@@ -158,6 +161,15 @@ def options_of(request: Search) -> SearchOptions:
         "on_damage": request.on_damage,
         "explain": request.explain,
     }
+
+
+def check_hits(count: int) -> None:
+    """Refuse a request that may make more hits than an answer should hold.
+
+    Raises:
+        InvalidRequestError: `invalid-argument`.
+    """
+    check_whole("the hits of all queries, limit and offset of each", count, 0, HITS_MAX)
 
 
 def hit_bodies(hits: Iterable[Hit], kind: Callable[..., T], *, is_binary: bool) -> list[T]:

@@ -24,7 +24,7 @@ from dvecdb.wire.legacy import (
     options_of,
     query_of,
 )
-from dvecdb.wire.searches import QUERIES_MAX, hit_bodies
+from dvecdb.wire.searches import QUERIES_MAX, check_hits, hit_bodies
 from dvecdb.wire.vectors import vector_bytes, vector_of
 
 if TYPE_CHECKING:
@@ -59,6 +59,8 @@ def search_batch(context: Context, request: SearchBatchRequest) -> Answer:
     for index, one in enumerate(request.searches):
         key = encode((one.filter, options_of(one)), Format.JSON)
         alike.setdefault(key, []).append(index)
+    asked = [options_of(one) for one in request.searches]
+    check_hits(sum(one["limit"] + one["offset"] for one in asked))
     snapshot = context.collection.snapshot()
     found: list[list[HitAnswer]] = [[] for _ in request.searches]
     for places in alike.values():

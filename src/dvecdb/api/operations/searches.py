@@ -17,6 +17,7 @@ from dvecdb.wire.searches import (
     HitBody,
     QueryAnswer,
     QueryBatchAnswer,
+    check_hits,
     explain_body,
     hit_bodies,
     options_of,
@@ -52,8 +53,10 @@ def query_batch(context: Context, request: QueryBatchRequest) -> Answer:
     collection = context.readable
     vectors = matrix_of(request.vectors, collection.schema.dimension)
     check_whole("the number of vectors", len(vectors), 0, QUERIES_MAX)
+    options = options_of(request)
+    check_hits(len(vectors) * (options["limit"] + options["offset"]))
     snapshot = collection.snapshot(as_of=request.as_of)
-    found = snapshot.search_batch(vectors, where=_where(request.where), **options_of(request))
+    found = snapshot.search_batch(vectors, where=_where(request.where), **options)
     answers = [
         BatchItem(_bodies(context, hits), hits.excluded, explain_body(hits)) for hits in found
     ]
