@@ -21,7 +21,12 @@ from benchmarks import (
     http,
     http_writes,
     index,
+    index_filters,
+    index_http,
+    index_million,
     index_peers,
+    index_recall,
+    index_writes,
     opening,
     recovery,
     rescue,
@@ -108,6 +113,11 @@ def run(options: Options, names: list[str] | tuple[str, ...]) -> list[Measure]:
         "http-writes": lambda: http_writes.inserts(options, rows),
         "index": lambda: index.index(options, rows, queries),
         "index-peers": lambda: index_peers.index_peers(options, rows, queries),
+        "index-http": lambda: index_http.index_http(options, rows, queries),
+        "index-million": lambda: index_million.index_million(options),
+        "index-filters": lambda: index_filters.index_filters(options, rows, queries),
+        "index-writes": lambda: index_writes.index_writes(options, rows, queries),
+        "index-recall": lambda: index_recall.index_recall(options, rows, queries),
     }
     measures: list[Measure] = []
     for name in NAMES:

@@ -32,17 +32,20 @@ class Right:
         metric: Metric = Metric.COSINE,
         counts: Flags | None = None,
     ) -> None:
-        """Measure all rows. counts: bool[n], those that may be found; None for all."""
-        self._rows, self._queries, self._metric, self._counts = rows, queries, metric, counts
-        self.wanted = min(LIMIT, len(rows) if counts is None else int(np.count_nonzero(counts)))
+        """Measure all rows. counts: bool[n] or [q, n], those that may be found; None for all."""
+        self._rows, self._queries, self._metric = rows, queries, metric
+        whole = (len(queries), len(rows))
+        self._counts = counts = None if counts is None else np.broadcast_to(counts, whole)
+        matching = np.full(len(queries), len(rows)) if counts is None else counts.sum(axis=1)
+        self._wanted = np.minimum(LIMIT, matching)
         best = np.full((len(queries), LIMIT), -np.inf, np.float32)
         for start, block in blocks(rows):
             found = scores(block, queries, metric)
             if counts is not None:
-                found[:, ~counts[start : start + len(block)]] = -np.inf
+                found[~counts[:, start : start + len(block)]] = -np.inf
             best = np.partition(np.hstack([best, found]), -LIMIT, axis=1)[:, -LIMIT:]
         best.sort(axis=1)
-        least = best[:, LIMIT - self.wanted]
+        least = np.take_along_axis(best, LIMIT - self._wanted[:, None], 1)[:, 0]
         self._least = least - SAME * np.maximum(np.abs(least), 1e-3)
 
     def recall(self, answers: Mapping[int, Sequence[int]]) -> float:
@@ -51,15 +54,16 @@ class Right:
         Raises:
             ValueError: an answer holds a row that may not be found.
         """
-        right = 0
+        shares = []
         for position, numbers in answers.items():
             found = np.unique(np.array(numbers, np.int64))
-            if self._counts is not None and not self._counts[found].all():
+            if self._counts is not None and not self._counts[position, found].all():
                 raise ValueError("an answer holds rows that do not match or are not there")
             query = self._queries[position : position + 1]
             near = scores(self._rows[found], query, self._metric)[0] >= self._least[position]
-            right += min(int(np.count_nonzero(near)), self.wanted)
-        return right / (self.wanted * len(answers))
+            wanted = int(self._wanted[position])
+            shares.append(min(int(np.count_nonzero(near)), wanted) / wanted)
+        return float(np.mean(shares))
 
 
 def blocks(rows: Rows) -> Iterator[tuple[int, Rows]]:

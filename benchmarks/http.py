@@ -51,7 +51,7 @@ def http(options: Options, rows: Rows, queries: Rows) -> list[Measure]:
                 docs.upsert(ids, rows, [{"n": number} for number in range(len(rows))])
         with contextlib.ExitStack() as stack:
             database = stack.enter_context(dvecdb.open(path / "embedded"))
-            url = stack.enter_context(_served(path / "served"))
+            url = stack.enter_context(served(path / "served"))
             remote = stack.enter_context(dvecdb.connect(url))
             callers = {
                 "embedded": _calls(database.collection("docs")),
@@ -142,10 +142,10 @@ def _json_calls(url: str) -> dict[str, Callable[[str, Rows], Any]]:
 
 
 @contextlib.contextmanager
-def _served(path: Path) -> Iterator[str]:
+def served(path: Path, *arguments: str) -> Iterator[str]:
     """Run `dvecdb serve` and give its URL."""
     command = [sys.executable, "-m", "dvecdb", "serve", "--data-dir", str(path)]
-    command += ["--rest-port", "0", "--metrics-port", "0", "--log-format", "json"]
+    command += ["--rest-port", "0", "--metrics-port", "0", "--log-format", "json", *arguments]
     server = subprocess.Popen(
         command, env=os.environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )

@@ -26,8 +26,11 @@ LANGUAGES = ("ar", "de", "en", "ja", "pt")
 
 
 def settings_for(count: int) -> Settings:
-    """Return settings by which so many rows have an index: the defaults, if they are enough."""
-    return Settings(index_rows_min=max(1, min(Settings().index_rows_min, count // 2)))
+    """Return settings by which so many rows, 2 or more, have an index; by 0 none has one.
+
+    They are the defaults, if there are enough rows.
+    """
+    return Settings(index_rows_min=min(Settings().index_rows_min, count // 2))
 
 
 def shares_of(count: int) -> npt.NDArray[np.int64]:
@@ -43,9 +46,11 @@ def metadata_of(count: int) -> list[dict[str, Any]]:
     ]
 
 
-def fill(docs: Any, rows: Rows, metadata: list[dict[str, Any]] | None = None) -> None:
-    """Write all rows in batches, each durable when the next begins."""
-    ids = ids_of(len(rows))
+def fill(
+    docs: Any, rows: Rows, first: int = 0, metadata: list[dict[str, Any]] | None = None
+) -> None:
+    """Write rows, numbered from `first`, in batches, each durable when the next begins."""
+    ids = ids_of(first + len(rows))[first:]
     for start in range(0, len(rows), BATCH_ROWS):
         part = slice(start, start + BATCH_ROWS)
         docs.upsert(ids[part], rows[part], None if metadata is None else metadata[part])
@@ -56,7 +61,7 @@ def indexed(path: Path, rows: Rows, **schema: Any) -> Iterator[Any]:
     """Give an open collection of the rows, with metadata, whose index is ready."""
     with dvecdb.open(path, settings=settings_for(len(rows))) as database:
         docs = database.create_collection("docs", dimension=rows.shape[1], **schema)
-        fill(docs, rows, metadata_of(len(rows)))
+        fill(docs, rows, metadata=metadata_of(len(rows)))
         wait(docs)
         yield docs
 

@@ -136,6 +136,22 @@ def test_equals_the_oracle_bit_for_bit_however_rows_are_cut(case: Any, data: st.
     assert search(rows, query, metric, kind, limit, None, live) == expected
 
 
+@settings(deadline=None, max_examples=200)
+@given(collections(), st.data())
+def test_rows_that_were_measured_before_change_nothing_but_the_work(
+    case: Any, data: st.DataObject
+) -> None:
+    rows, query, metric, kind = case
+    limit, cut = data.draw(st.integers(1, 70)), data.draw(st.integers(0, len(rows)))
+    first, distances = oracle(rows[:cut], query, metric, limit)
+    nearest = TopK(query, metric, kind, limit)
+    nearest.offer_measured(np.array(first, np.int64), np.array(distances, np.float64))
+    for start in range(cut, len(rows), 20):
+        nearest.offer(rows[start : start + 20], start)
+    numbers, found = nearest.result()
+    assert (numbers.tolist(), found.tolist()) == oracle(rows, query, metric, limit)
+
+
 @all_kinds
 def test_equals_the_oracle_at_full_width(metric: Metric, kind: VectorType) -> None:
     rng = np.random.default_rng(5)

@@ -11,7 +11,7 @@ from dvecdb import Database, Settings
 from dvecdb.engine import row_columns
 from dvecdb.search import columns as columns_module
 from dvecdb.search.columns import COLUMNS_MAX, NESTED, Block, Columns
-from dvecdb.search.filters import parse_filter
+from dvecdb.search.filters import FIELDS_MAX, parse_filter
 from dvecdb.search.selection import column_keys, select
 from dvecdb.testing.disk import MemoryDisk
 
@@ -191,11 +191,15 @@ def test_a_block_keeps_no_more_columns_than_it_may():
         where = parse_filter({"must": [{"key": f"a{number}", "exists": True}]})
         block.columns(column_keys(where))
     assert len(block._columns) == COLUMNS_MAX
-    many = {"must": [{"key": f"a{number}", "exists": False} for number in range(COLUMNS_MAX + 9)]}
-    where = parse_filter(many)
-    columns = columns_over([b'{"a":1}'] * 3)
+
+
+def test_the_columns_of_the_widest_filter_are_all_kept():
+    many = {"must": [{"key": f"a{number}", "exists": False} for number in range(FIELDS_MAX)]}
+    columns = columns_over([b'{"b":1}'] * 3)
     columns.extend(3)
+    where = parse_filter(many)
     assert selected(where, columns, IDS) == [True] * 3
+    assert all(block.has(column_keys(where)) for block in columns.blocks)
 
 
 def test_rows_that_come_one_by_one_are_read_a_few_times_each():

@@ -150,6 +150,11 @@ BAD_FILTERS = [
     ({"min_should": []}, "where.min_should", "found []"),
     (deep(33), "where" + ".must[0]" * 32, "at most 32 trees"),
     ({"must": [ONE] * 1001}, "where.must[1000]", "at most 1000 conditions"),
+    (dict.fromkeys(map(str, range(65)), 1), "where", "at most 64 fields"),
+    (
+        {"must": [{"should": [{"is_null": {"key": str(one)}}]} for one in range(65)]},
+        "where.must[64].should[0].is_null.key", "at most 64 fields",
+    ),
     ({"must": [{"must": [ONE] * 500}, {"must": [ONE] * 499}]}, "where.must[1].must[498]", "1000"),
     (field(match={"any": ["x"] * 10_001}), "where.must[0].match.any", "at most 10000 values"),
     (

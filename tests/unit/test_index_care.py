@@ -17,6 +17,7 @@ from dvecdb.engine.collection import Collection
 from dvecdb.engine.indexer import Indexer
 from dvecdb.errors import Code, DvecdbError, HandleError
 from dvecdb.formats.index_file import decode_index, encode_index
+from dvecdb.media.files import OsFiles
 from dvecdb.testing.clocks import ManualClock
 
 SETTINGS = {
@@ -218,6 +219,31 @@ def waited(docs):
     found = docs.wait_for_index(30)
     assert time.monotonic() - started < 10
     return found
+
+
+def test_who_holds_maintenance_up_is_not_waited_for(tmp_path):
+    with open_at(tmp_path) as database:
+        docs = filled(database)
+        docs.flush()
+        step = threading.Thread(target=index_care.tend_index, args=(docs._store,), daemon=True)
+        with docs._store.maintenance_lock:
+            step.start()
+            docs.tag("now")  # a commit, after which there is a look at the index
+        step.join(60)
+        assert not step.is_alive()
+        docs.wait_for_index(60)
+        assert index_files(tmp_path)
+
+
+def test_its_file_takes_no_room_that_records_may_need(tmp_path, monkeypatch):
+    with open_at(tmp_path) as database:
+        monkeypatch.setattr(OsFiles, "free_bytes", lambda *_: 1_000)
+        docs = filled(database)
+        docs.flush()
+        assert (docs.wait_for_index(60).state, index_files(tmp_path)) == ("ready", [])
+        monkeypatch.undo()
+        docs.wait_for_index(60)
+        assert index_files(tmp_path)
 
 
 def test_waiting_ends_in_every_state(tmp_path, monkeypatch):

@@ -10,7 +10,8 @@ import pytest
 import structlog
 
 from dvecdb.api.limits import Answered
-from dvecdb.node.logs import LineWriter, log_request, start_logging
+from dvecdb.clock import SystemClock
+from dvecdb.node.logs import LineWriter, request_log, start_logging
 from dvecdb.node.settings import ServerSettings
 
 
@@ -23,6 +24,7 @@ def logged():
 
     def start(**settings):
         writers.append(start_logging(ServerSettings(**settings), stream))
+        return request_log(ServerSettings(**settings), writers[-1], SystemClock())
 
     def lines():
         for writer in writers:
@@ -86,14 +88,31 @@ def test_people_get_text(logged):
     assert not line.startswith("{")
 
 
-def test_a_request_has_one_line(logged):
-    logged(log_format="json")
-    log_request(
-        Answered("id-1", "GET", "/collections", 200, 0.0012345678, 0, "list", "ops", "::1", None)
-    )
-    line = json.loads(logged.lines()[0])
+ANSWERED = Answered("id-1", "GET", "/collections", 200, 0.0012345678, 0, "list", "ops", "::1", None)
+
+
+def test_a_request_has_one_line_like_any_other(logged):
+    log = logged(log_format="json")
+    log(ANSWERED)
+    structlog.get_logger().info("another", number=1)
+    line, another = map(json.loads, logged.lines())
     assert (line["event"], line["request_id"], line["status"]) == ("request", "id-1", 200)
     assert line["duration_seconds"] == 0.001235
+    assert list(line)[:3] == list(another)[:3] == ["timestamp", "level", "event"]
+    assert line["timestamp"][:10] == another["timestamp"][:10]
+    assert line["timestamp"].endswith("Z")
+    assert list(line)[3:] == [
+        "request_id", "method", "path", "status", "duration_seconds", "body_bytes", "operation",
+        "key_name", "client", "code",
+    ]  # fmt: skip
+
+
+def test_people_see_requests_too_and_a_high_level_hides_them(logged):
+    logged(log_format="console")(ANSWERED)
+    logged(log_format="json", log_level="warning")(ANSWERED)
+    (line,) = logged.lines()
+    assert "request_id=id-1" in line
+    assert "status=200" in line
 
 
 def test_a_reader_that_does_not_read_costs_lines_and_no_time():

@@ -138,8 +138,9 @@ class _Request:
         self._begun_ns = owner.clock.monotonic_ns()
         self._declared: int | None = 0  # None: chunked
         self._encoding: bytes | None = None
-        self._id = uuid.uuid4().hex
+        self._id = ""
         self._read_headers()
+        self._id = self._id or uuid.uuid4().hex
         self._has_body = self._declared != 0  # and not yet read to its end
         self._body_bytes = 0
         self._status = 0

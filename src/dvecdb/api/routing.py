@@ -13,20 +13,31 @@ from urllib.parse import unquote_to_bytes
 from dvecdb.errors import Code, InvalidRequestError, NotFoundError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from dvecdb.api.endpoints import Endpoint
 
 
+Shape = tuple[bool, ...]
+"""Of the parts of a path: which of them are parameters."""
+
+
 class Routes:
-    """The endpoints by the number of parts of their paths."""
+    """The endpoints by the shapes of their paths, and by the parts that are no parameters."""
 
     def __init__(self, endpoints: Iterable[Endpoint]) -> None:
-        self._by_length: dict[int, list[Endpoint]] = {}
+        self._known: dict[Shape, dict[tuple[str, ...], dict[str, Endpoint]]] = {}
         for endpoint in endpoints:
-            self._by_length.setdefault(len(endpoint.segments), []).append(endpoint)
-        for rows in self._by_length.values():
-            rows.sort(key=lambda row: [part.startswith("{") for part in row.segments])
+            shape = tuple(part.startswith("{") for part in endpoint.segments)
+            literals = self._known.setdefault(shape, {}).setdefault(
+                _literals(endpoint.segments, shape), {}
+            )
+            literals[endpoint.method] = endpoint
+        shapes = sorted(self._known)  # literal parts go first
+        self._shapes = {
+            length: [shape for shape in shapes if len(shape) == length]
+            for length in {len(shape) for shape in shapes}
+        }
 
     def find(self, method: str, raw_path: bytes) -> tuple[Endpoint, dict[str, str]]:
         """Return the endpoint and the parameters of the path, decoded.
@@ -38,18 +49,18 @@ class Routes:
         """
         parts = raw_path.decode("latin-1").split("/")[1:]
         allowed: list[str] = []
-        for endpoint in self._by_length.get(len(parts), ()):
-            if all(
-                part and (mine == part or mine.startswith("{"))
-                for mine, part in zip(endpoint.segments, parts, strict=True)
-            ):
-                if endpoint.method == method:
-                    return endpoint, {
-                        mine[1:-1]: _decoded(part)
-                        for mine, part in zip(endpoint.segments, parts, strict=True)
-                        if mine.startswith("{")
-                    }
-                allowed.append(endpoint.method)
+        for shape in self._shapes.get(len(parts), ()) if all(parts) else ():
+            methods = self._known[shape].get(_literals(parts, shape), {})
+            endpoint = methods.get(method)
+            if endpoint is not None:
+                return endpoint, {
+                    mine[1:-1]: _decoded(part)
+                    for mine, part, is_parameter in zip(
+                        endpoint.segments, parts, shape, strict=True
+                    )
+                    if is_parameter
+                }
+            allowed += methods
         shown = raw_path.decode("latin-1")
         if allowed:
             raise InvalidRequestError(
@@ -69,3 +80,9 @@ def _decoded(part: str) -> str:
         raise InvalidRequestError(
             Code.INVALID_ARGUMENT, f"the part {part!r:.200} of the path is not UTF-8"
         ) from None
+
+
+def _literals(parts: Sequence[str], shape: Shape) -> tuple[str, ...]:
+    return tuple(
+        [part for part, is_parameter in zip(parts, shape, strict=True) if not is_parameter]
+    )

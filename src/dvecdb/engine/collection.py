@@ -267,6 +267,7 @@ class Collection(Reads):
         visible = self._store.visible  # first: the view is then at least as new
         index = self._store.index  # before the view too: it lacks rows that a compaction dropped
         view = self._store.view
+        self._enter()  # again: of a database that closes it is empty
         if as_of is None:
             return self._snapshot(view, visible.lsn, visible.row_limit, index)
         lsn = self._resolve(view, as_of, visible.lsn, visible.hlc)
@@ -329,6 +330,7 @@ class Collection(Reads):
         check_whole("limit", limit, 1, LIMIT_MAX)
         last = int(self._store.visible.lsn)  # first: the view is then at least as new
         view = self._store.view
+        self._enter()  # again: of a database that closes it is empty
         if before is not None:
             last = min(check_whole("before", before, 0, 2**63) - 1, last)
         first = max(1, int(view.manifest.horizon_lsn), last - limit + 1)

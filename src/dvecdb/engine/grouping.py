@@ -53,10 +53,10 @@ def nearest_groups(
     while True:
         hits = searching.one(query, replace(ask, limit=count), match(where))
         groups = _grouped(hits, by)
-        if len(groups) >= wanted.limit or len(hits) < count or count == LIMIT_MAX:
+        exhausted = len(hits) + len(hits.excluded) < count  # those might have been among them
+        if len(groups) >= wanted.limit or exhausted or count == LIMIT_MAX:
             break
         count = min(LIMIT_MAX, _STEP * count)
-    exhausted = len(hits) < count
     found: list[Group] = []
     for key, (value, own) in list(groups.items())[: wanted.limit]:
         if len(own) < group_size and not exhausted:

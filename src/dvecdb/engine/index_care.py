@@ -133,8 +133,13 @@ def _save_if_due(store: Store) -> bool:
         return False
     if index.base_end > store.manifest.row_end or not index.base_end:
         return False
-    with store.maintenance_lock:
+    # Not for ever: who holds it may wait for `indexing.lock`, after a commit of its own.
+    if not store.maintenance_lock.acquire(timeout=_LOOK_SECONDS):
+        return False
+    try:
         return _save(store, index)
+    finally:
+        store.maintenance_lock.release()
 
 
 def _save(store: Store, index: Index) -> bool:
@@ -142,10 +147,14 @@ def _save(store: Store, index: Index) -> bool:
         return False
     store.environment.check_right()
     with contextlib.suppress(OSError):  # it stays in memory, and is tried again with the next one
+        files, settings = store.environment.files, store.environment.settings
+        free = files.free_bytes(store.directories.root)
+        if free < settings.low_water_bytes + index.codes.size_bytes:
+            return False  # what is left is for what cannot be made again
         name = names.index_name(index.base_end, store.environment.new_uuid().hex[:8])
         stored = _stored(store, index)
         index.name = name
-        write_file(store.environment.files, store.directories.derived, name, encode_index(stored))
+        write_file(files, store.directories.derived, name, encode_index(stored))
         drop_index_files(store)
         return True
     return False

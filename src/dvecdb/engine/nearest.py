@@ -244,8 +244,10 @@ class Nearest:
         self._measured = 0
         if index.row_end < self.row_limit:
             nearest = self._top(query, wanted.count)
+            for part in parts:
+                nearest.offer_measured(*part)
             damaged += self._offer_from(nearest, index.row_end)
-            parts.append(nearest.result())
+            parts = [nearest.result()]
         rows, distances = parts[0]
         if len(parts) > 1:
             rows, distances = map(np.concatenate, zip(*parts, strict=True))

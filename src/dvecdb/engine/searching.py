@@ -14,7 +14,6 @@ import numpy as np
 from dvecdb.engine.nearest import Effortful, Nearest
 from dvecdb.engine.rows import damaged_rows
 from dvecdb.engine.segment import UnreadableError
-from dvecdb.records import LIMIT_MAX
 from dvecdb.results import Hit, Hits
 from dvecdb.search.ivf import use_threads
 from dvecdb.search.vectors import check_query
@@ -64,10 +63,10 @@ class Searching:
         nearest = self._nearest(wanted, matching)
         if len(vectors) <= _FEW_QUERIES or workers == 1:
             return [self._hits(nearest, vector, wanted) for vector in vectors]
-        self._hits(nearest, vectors[0], wanted)  # what the queries share is found out once
+        first = self._hits(nearest, vectors[0], wanted)  # finds out what the queries share
         with ThreadPoolExecutor(workers, initializer=partial(use_threads, 1)) as pool:
             call = partial(self._hits_apart, nearest, wanted)
-            return list(pool.map(call, vectors, chunksize=1))
+            return [first, *pool.map(call, vectors[1:], chunksize=1)]
 
     def _hits_apart(self, shared: Nearest, wanted: Wanted, vector: npt.NDArray[np.float32]) -> Hits:
         return self._hits(shared.again(), vector, wanted)
@@ -79,8 +78,9 @@ class Searching:
         )
 
     def _hits(self, nearest: Nearest, vector: npt.NDArray[np.float32], wanted: Wanted) -> Hits:
-        count = min(wanted.limit + wanted.offset, LIMIT_MAX)
-        effort = Effortful(count, wanted.recall, wanted.ef_search, self.default_recall)
+        effort = Effortful(
+            wanted.limit + wanted.offset, wanted.recall, wanted.ef_search, self.default_recall
+        )
         found = nearest.find(vector, effort)
         excluded = name_rows(self.view, found.damaged) if found.damaged else []
         if excluded and wanted.on_damage == "fail":

@@ -11,20 +11,23 @@ import logging
 import sys
 import threading
 from collections import deque
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 import structlog
 
+from dvecdb.clock import to_datetime
 from dvecdb.telemetry import Event
 
 if TYPE_CHECKING:
-    from collections.abc import MutableMapping
+    from collections.abc import Callable, MutableMapping
     from typing import TextIO
 
     from structlog.typing import EventDict, WrappedLogger
 
     from dvecdb.api.limits import Answered
+    from dvecdb.clock import Clock
     from dvecdb.node.settings import ServerSettings
 
 LINES_MAX: Final = 10_000
@@ -38,6 +41,7 @@ _SECRETS: Final = frozenset(
      "token", "vector", "vectors"}
 )  # fmt: skip
 _BLANK: Final = "(not logged)"
+_encode = msgspec.json.Encoder().encode
 
 
 class LineWriter:
@@ -48,7 +52,7 @@ class LineWriter:
 
     def __init__(self, stream: TextIO, lines_max: int = LINES_MAX) -> None:
         self.dropped = 0
-        self._stream = stream
+        self.stream = stream
         self._lines_max = lines_max
         self._lines: deque[str] = deque()
         self._ready = threading.Event()
@@ -85,8 +89,8 @@ class LineWriter:
         if not lines:
             return
         try:
-            self._stream.write("\n".join(lines) + "\n")
-            self._stream.flush()
+            self.stream.write("\n".join(lines) + "\n")
+            self.stream.flush()
         except (OSError, ValueError):  # the reader has gone, or the stream is closed
             self.dropped += len(lines)
 
@@ -117,14 +121,12 @@ class _FromStandardLibrary(logging.Handler):
 def start_logging(settings: ServerSettings, stream: TextIO | None = None) -> LineWriter:
     """Send every event of this process to `stream` (stderr), and return its writer to be closed."""
     stream = stream if stream is not None else sys.stderr
-    is_terminal = stream.isatty()
-    as_json = settings.log_format == "json" or (settings.log_format == "auto" and not is_terminal)
-    level = logging.getLevelNamesMapping()[settings.log_level.upper()]
+    level = _level(settings)
     writer = LineWriter(stream)
     ending: list[Any] = (
         [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(serializer=_json)]
-        if as_json
-        else [structlog.dev.ConsoleRenderer(colors=is_terminal)]
+        if _is_json(settings, stream)
+        else [structlog.dev.ConsoleRenderer(colors=stream.isatty())]
     )
     structlog.configure(
         processors=[
@@ -145,21 +147,60 @@ def start_logging(settings: ServerSettings, stream: TextIO | None = None) -> Lin
     return writer
 
 
-def log_request(answered: Answered) -> None:
-    """Write the line of one answered request."""
-    structlog.get_logger("dvecdb.api").info(
-        Event.REQUEST,
-        request_id=answered.request_id,
-        method=answered.method,
-        path=answered.path,
-        status=answered.status,
-        duration_seconds=round(answered.seconds, 6),
-        body_bytes=answered.body_bytes,
-        operation=answered.operation,
-        key_name=answered.principal,
-        client=answered.client,
-        code=answered.code,
-    )
+def _level(settings: ServerSettings) -> int:
+    return logging.getLevelNamesMapping()[settings.log_level.upper()]
+
+
+def _is_json(settings: ServerSettings, stream: TextIO) -> bool:
+    return settings.log_format == "json" or (settings.log_format == "auto" and not stream.isatty())
+
+
+class _RequestLine(msgspec.Struct, frozen=True):
+    """The line of one answered request, in JSON as `start_logging` would have it written."""
+
+    timestamp: datetime
+    level: str
+    event: str
+    request_id: str
+    method: str
+    path: str
+    status: int
+    duration_seconds: float
+    body_bytes: int
+    operation: str | None
+    key_name: str | None
+    client: str | None
+    code: str | None
+
+
+def request_log(
+    settings: ServerSettings, writer: LineWriter, clock: Clock
+) -> Callable[[Answered], None]:
+    """Return what writes the line of an answered request.
+
+    There is one for every request: in JSON it does without the chain of the other events, which
+    took a fifth of what a small request costs the event loop.
+    """
+    if _level(settings) > logging.INFO:
+        return lambda _: None
+    if not _is_json(settings, writer.stream):
+        return lambda answered: _say_request(_line(answered, clock))
+    return lambda answered: writer.write(_encode(_line(answered, clock)).decode())
+
+
+def _line(answered: Answered, clock: Clock) -> _RequestLine:
+    return _RequestLine(
+        to_datetime(clock.wall_ns()), "info", Event.REQUEST, answered.request_id, answered.method,
+        answered.path, answered.status, round(answered.seconds, 6), answered.body_bytes,
+        answered.operation, answered.principal, answered.client, answered.code,
+    )  # fmt: skip
+
+
+def _say_request(line: _RequestLine) -> None:
+    facts = msgspec.structs.asdict(line)
+    for name in ("timestamp", "level", "event"):
+        del facts[name]
+    structlog.get_logger("dvecdb.api").info(Event.REQUEST, **facts)
 
 
 def _blank_secrets(_: WrappedLogger, __: str, event: EventDict) -> EventDict:

@@ -33,7 +33,7 @@ from dvecdb.engine.storage import write_failed
 from dvecdb.errors import Code, InvalidRequestError
 from dvecdb.formats import names
 from dvecdb.media.files import OsFiles
-from dvecdb.node.logs import log_request, start_logging
+from dvecdb.node.logs import request_log, start_logging
 from dvecdb.node.metrics_page import MetricsPage
 from dvecdb.node.protocol import Connections
 from dvecdb.node.server import Listener, run
@@ -116,7 +116,8 @@ def _serve(settings: ServerSettings, exit_now: Callable[[int], None], writer: Li
             )
         }
         parts = open_parts(settings, stack)
-        limited = _limited(settings, parts, stack)
+        log = request_log(settings, writer, SystemClock())
+        limited = _limited(settings, parts, log, stack)
         _watch(parts, limited, shared)
         parts.metrics.watch(
             LOG_LINES_DROPPED, "Log lines that nobody took in time.", lambda: writer.dropped
@@ -208,7 +209,12 @@ class _FirstKeyGuard(Guard):
         return super().authenticate(headers) if self._has_keys else ANONYMOUS
 
 
-def _limited(settings: ServerSettings, parts: _Parts, stack: contextlib.ExitStack) -> LimitedApp:
+def _limited(
+    settings: ServerSettings,
+    parts: _Parts,
+    log: Callable[[Answered], None],
+    stack: contextlib.ExitStack,
+) -> LimitedApp:
     clock = SystemClock()
     limits = Limits(
         body_bytes_max=settings.body_bytes_max,
@@ -239,7 +245,7 @@ def _limited(settings: ServerSettings, parts: _Parts, stack: contextlib.ExitStac
 
     def answered(request: Answered) -> None:
         parts.metrics.observe(request.operation or NO_OPERATION, request.status, request.seconds)
-        log_request(request)
+        log(request)
 
     return LimitedApp(app, limits, clock=clock, on_answered=answered)
 

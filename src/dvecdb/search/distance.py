@@ -130,6 +130,11 @@ class TopK:
             rows = rows.copy()
         self._scan(rows, first_row, numbers, live, norms)
 
+    def offer_measured(self, numbers: Numbers, distances: Distances) -> None:
+        """Consider rows whose exact distances are known; early, they spare work on the others."""
+        self._add_found(distances, numbers)
+        self._cut_found()
+
     def result(self) -> tuple[Numbers, Distances]:
         """Return rows and distances by (distance, row): int64[m], float64[m], m <= limit."""
         self._measure_pending()
@@ -150,6 +155,8 @@ class TopK:
         """Keep the rows that may be among the answer."""
         if self._kernel is None:
             self._kernel = make_kernel(self._query, self._metric, self._type)
+            if self._worst < math.inf:
+                self._sharpen(self._kernel.key(self._worst))
         bounds = self._kernel.bounds(rows, norms, self._threshold)
         near = bounds.low <= self._threshold
         if live is not None:

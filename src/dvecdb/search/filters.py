@@ -1,6 +1,6 @@
 """From the JSON of a filter to its tree, once. What is wrong is named by its path in the filter.
 
-Limits: trees in trees 32 deep, 1,000 conditions, 10,000 values in all lists of values together.
+Limits: trees in trees 32 deep, 1,000 conditions on 64 fields, 10,000 values in all lists together.
 A null where a part of a tree may be is as if the part were not there, as clients send it.
 """
 
@@ -45,6 +45,8 @@ DEPTH_MAX: Final = 32
 """Trees inside each other."""
 CONDITIONS_MAX: Final = 1_000
 """Conditions of a filter, trees inside it counted too."""
+FIELDS_MAX: Final = 64
+"""Fields that a filter may look at: each becomes a column of all rows, in memory."""
 VALUES_MAX: Final = 10_000
 """Values of all `any`, `except` and `has_id` lists of a filter together."""
 VALUE_DEPTH_MAX: Final = 64
@@ -82,6 +84,8 @@ def _is_tree(where: Mapping[str, object]) -> bool:
 
 
 def _equality_map(where: Mapping[str, Any]) -> Tree:
+    if len(where) > FIELDS_MAX:
+        _refuse_fields("where")
     conditions = []
     for name, given in where.items():
         value = _plain(given, f"where.{name}", VALUE_DEPTH_MAX)
@@ -124,6 +128,7 @@ class _Parser:
     def __init__(self) -> None:
         self._conditions = 0
         self._values = 0
+        self._fields: set[Path] = set()
 
     # --- trees ---
 
@@ -177,7 +182,7 @@ class _Parser:
                 return self._has_id(one["has_id"], inside)
             inner = _object(one[found[0]], inside, "an object with a key")
             _only(inner, inside, ("key",))
-            where = parse_path(inner.get("key"), f"{inside}.key")
+            where = self._path(inner.get("key"), f"{inside}.key")
             return IsNull(where) if found[0] == "is_null" else IsEmpty(where)
         if not one or not one.keys() <= set(_TREE):
             expected = "a condition: key and an operator, has_id, is_null, is_empty, or a tree"
@@ -188,7 +193,7 @@ class _Parser:
 
     def _field(self, one: Mapping[str, Any], path: str) -> Condition:
         _only(one, path, ("key", *_OPERATORS))
-        where = parse_path(one["key"], f"{path}.key")
+        where = self._path(one["key"], f"{path}.key")
         found = [name for name in _OPERATORS if one.get(name) is not None]
         if len(found) != 1:
             shown = " and ".join(found) or "none"
@@ -235,6 +240,13 @@ class _Parser:
         )
         keys = frozenset(map(json_key, scalars))
         return AnyOf(where, scalars, keys) if name == "any" else Except(where, scalars, keys)
+
+    def _path(self, given: Any, path: str) -> Path:
+        where = parse_path(given, path)
+        self._fields.add(where)
+        if len(self._fields) > FIELDS_MAX:
+            _refuse_fields(path)
+        return where
 
     def _has_id(self, given: Any, path: str) -> HasId:
         try:
@@ -304,6 +316,10 @@ def _object(given: Any, path: str, expected: str) -> Mapping[str, Any]:
     if not isinstance(given, Mapping):
         _refuse(path, expected, given)
     return given
+
+
+def _refuse_fields(path: str) -> NoReturn:
+    _fail(path, f"at most {FIELDS_MAX} fields may be looked at by a filter")
 
 
 def _only(given: Mapping[Any, Any], path: str, known: tuple[str, ...]) -> None:

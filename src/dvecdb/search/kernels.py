@@ -53,6 +53,7 @@ _EUCLIDEAN_MAX: Final = 2.0**60
 _MANHATTAN_MAX: Final = 2.0**120
 _EXACT: Final = 2.0**-40
 _HALF_MAX: Final = 65_504.0
+_ROUGH_TINY: Final = 2.0**-120  # what a term may lose that is too small for float32
 _WIDEN_ELEMENTS: Final = 256 * 1024
 _SHARED_BYTES: Final = 8 * 1024 * 1024
 _KEPT_LOCK_BYTES: Final = 64 * 1024
@@ -184,19 +185,30 @@ def _faiss() -> Any:
     return import_module("faiss")  # late: it takes 0.15 s
 
 
-def rough_distances(rows: Float32s, query: Float32s, metric: Metric) -> npt.NDArray[Any]:
+def rough_distances(
+    rows: Float32s, query: Float32s, metric: Metric
+) -> tuple[npt.NDArray[Any], float, float]:
     """Return what sorts as the distances do, but for rounding: [n]; NaN for rows with such.
 
-    rows: float32[n, d] in C order; query: float32[d].
+    Then a gain and a width: a row that is no farther than another one has no key beyond that one's
+    times `1 + gain`, plus `width`. rows: float32[n, d] in C order, which float32 can measure;
+    query: float32[d], not zero unless L1 or L2.
     """
+    error = 2.0 * _rounding(rows.shape[1])
     if metric is Metric.MANHATTAN:
         with np.errstate(all="ignore"):
-            return np.asarray(np.abs(rows - query).sum(axis=1))
-    if metric is Metric.DOT_PRODUCT:
-        return -_dot(query[None], rows)
-    module = _simsimd()
-    measure = module.cosine if metric is Metric.COSINE else module.sqeuclidean
-    return np.asarray(measure(query[None], rows)).reshape(-1)
+            sums = np.asarray(np.abs(rows - query).sum(axis=1))
+        return sums, error, rows.shape[1] * _ROUGH_TINY
+    if metric is Metric.EUCLIDEAN:
+        squares = np.asarray(_simsimd().sqeuclidean(query[None], rows)).reshape(-1)
+        return squares, error, rows.shape[1] * _ROUGH_TINY
+    scaled = query / np.abs(query).max()
+    products, lengths = _dot(scaled[None], rows), row_norms(rows)
+    width = error * _length(scaled.astype(np.float64))
+    if metric is Metric.COSINE:
+        lengths[lengths == 0.0] = 1.0
+        return -products / lengths, 0.0, width
+    return -products, 0.0, width * float(np.fmax.reduce(lengths))
 
 
 def manhattan_distances(queries: Float32s, rows: Float32s) -> Float32s:

@@ -1,4 +1,4 @@
-"""The nearest of some candidates: first roughly, in float32, then those that matter exactly."""
+"""The nearest of some candidates: first roughly, in float32, then all that may matter exactly."""
 
 from __future__ import annotations
 
@@ -6,19 +6,18 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from dvecdb.records import Metric
 from dvecdb.search.exact import exact_distances
-from dvecdb.search.kernels import rough_distances, row_length
+from dvecdb.search.kernels import rough_distances
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
+    from dvecdb.records import Metric
+
     Numbers = npt.NDArray[np.int64]
     Distances = npt.NDArray[np.float64]
 
-_LENGTH_MIN, _LENGTH_MAX = 1e-3, 1e3
-"""Between these a query times a row that an index takes, 1e-15 to 1e15, stays within float32."""
-_SPARE: Final = 3  # rows beyond the limit that are measured exactly: float32 may swap neighbours
+_SPARE: Final = 3  # so few rows beyond the limit are measured sooner than they are looked at
 
 
 class Taken:
@@ -65,11 +64,9 @@ def nearest_of(
     result: int64[n], float64[n].
     """
     if roughly and len(rows) > limit + _SPARE:
-        scaled = query
-        if metric is Metric.COSINE and not _LENGTH_MIN < row_length(query) < _LENGTH_MAX:
-            scaled = query / np.abs(query).max()
-        rough = rough_distances(rows.astype(np.float32, copy=False), scaled, metric)
-        kept = np.argpartition(rough, limit + _SPARE)[: limit + _SPARE]
+        rough, gain, width = rough_distances(rows.astype(np.float32, copy=False), query, metric)
+        last = float(np.partition(rough, limit - 1)[limit - 1])
+        kept = ~(rough > last * (1.0 + gain) + width)  # NaN, if `last` is none, keeps all
         rows, numbers = rows[kept], numbers[kept]
     distances = exact_distances(rows, query, metric)
     order = np.lexsort((numbers, distances))[:limit]

@@ -47,9 +47,13 @@ def _check_number(what: str, value: object, first: float, last: float) -> None:
     if value is None:
         return
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not is_number or not first <= float(value) <= last:  # type: ignore[arg-type]
+    try:
+        is_within = is_number and first <= float(value) <= last  # type: ignore[arg-type]
+    except OverflowError:
+        is_within = False
+    if not is_within:
         within = f" from {first:g} to {last:g}" if np.isfinite(first) else ""
-        raise _refused(f"{what}: expected a number{within}, found {value!r}")
+        raise _refused(f"{what}: expected a number{within}, found {value!r:.80}")
 
 
 def _refused(message: str) -> InvalidRequestError:
