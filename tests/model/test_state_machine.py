@@ -43,6 +43,7 @@ from dvecdb.engine import (
 from dvecdb.errors import Code, DirectoryError, DiskFullError, DvecdbError
 from dvecdb.formats.wal_record import FILE_HEADER_SIZE, scan
 from dvecdb.search import effort
+from dvecdb.testing import strategies
 from dvecdb.testing.clocks import ManualClock
 from dvecdb.testing.crash import crash, kill, replay
 from dvecdb.testing.disk import MemoryDisk
@@ -94,6 +95,12 @@ def small_index(monkeypatch):
     monkeypatch.setattr(index_care, "_STEP_ROWS_MIN", 1)
     monkeypatch.setattr(index_build, "_BASE_STEP", 1)
     monkeypatch.setattr(effort, "DEPTHS", (800,))
+
+
+@pytest.fixture
+def no_index(monkeypatch):
+    """What is broken is found by runs that were found to find it; an index makes them others."""
+    monkeypatch.setattr(strategies, "_with_index", lambda settings: settings)
 
 
 def pick(data, items):
@@ -766,6 +773,7 @@ class EngineOnForgetfulDisk(Engine):
         return MemoryDisk(drop_directory_syncs=True)
 
 
+@pytest.mark.usefixtures("no_index")
 @pytest.mark.crash
 @pytest.mark.parametrize("machine", [EngineOnLyingDisk, EngineOnForgetfulDisk])
 def test_disk_that_lies_is_noticed(machine):
@@ -811,6 +819,7 @@ BROKEN = {
 }
 
 
+@pytest.mark.usefixtures("no_index")
 @pytest.mark.crash
 @pytest.mark.parametrize("what", BROKEN)
 def test_broken_engine_is_noticed(what, monkeypatch):
@@ -825,6 +834,7 @@ def warn_and_not_rewrite(self, store, *_) -> None:
     self._not_rewritten(store)
 
 
+@pytest.mark.usefixtures("no_index")
 @pytest.mark.crash
 def test_the_warning_excuses_no_loss_of_an_acknowledged_write(monkeypatch):
     monkeypatch.setattr(wal.Wal, "sync", sync_nothing)
