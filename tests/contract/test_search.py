@@ -98,7 +98,7 @@ def test_vectors_of_hits_are_float32_and_theirs_to_change(many, rows):
 
 def test_a_search_says_how_it_was_done(many, rows):
     remote, engine, _ = many
-    for options, plan in (({"recall": 0.5}, "index"), ({"recall": 1.0}, "exact")):
+    for options, plan in (({"recall": 0.2}, "index"), ({"recall": 1.0}, "exact")):
         mine = remote.search(rows[0], explain=True, **options).explained
         its = engine.search(rows[0], explain=True, **options).explained
         assert isinstance(mine, Explained)
@@ -119,7 +119,7 @@ def test_several_queries_are_answered_in_order(many, rows):
                 plain(engine.search(query, **options)) for query in queries
             ]
             assert all(isinstance(hits, Hits) for hits in found)
-    (explained,) = remote.search_batch(rows[:1], explain=True, recall=0.5)
+    (explained,) = remote.search_batch(rows[:1], explain=True, recall=0.2)
     assert explained.explained.plan == "index"
     assert len(remote.search_batch(np.repeat(rows[:1], 2_500, axis=0), limit=1)) == 2_500
 
