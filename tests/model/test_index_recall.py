@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from dvecdb import Database, Settings
-from dvecdb.engine import index_care, nearest
+from dvecdb.engine import index_build, index_care, nearest
 
 ROWS, QUERIES = 20_000, 100
 RECALL_MIN = 0.97
@@ -22,6 +22,7 @@ SETTINGS = Settings(ballast_bytes=0, low_water_bytes=0, guard_percent=100)
 def through_the_index(monkeypatch):
     """Also where measuring every row would be as quick."""
     monkeypatch.setattr(nearest, "_SCATTERED", 0)
+    monkeypatch.setattr(index_build, "QUIET_GROWTH", 4)
 
 
 def low_rank(rng, count, dimension, rank, *, centres, shape):

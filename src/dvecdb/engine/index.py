@@ -195,13 +195,15 @@ class Progress:
 class Indexing:
     """The work on a collection's index. `lock`: who makes one; `changed`: it was published.
 
-    wanted_from: the number of rows from which it is looked again whether one is due.
+    wanted_from: the number of rows from which it is looked again whether one is due; is_tended:
+    there is a thread for it.
     """
 
-    __slots__ = ("changed", "lock", "progress", "wanted_from")
+    __slots__ = ("changed", "is_tended", "lock", "progress", "wanted_from")
 
     def __init__(self, clock: Clock) -> None:
         self.lock = threading.Lock()
         self.changed = threading.Condition()
         self.wanted_from = 0
+        self.is_tended = False
         self.progress = Progress(clock)

@@ -33,7 +33,9 @@ if TYPE_CHECKING:
     Tick = Callable[[int], None]
 
 GROWTH: Final = 4
-"""Times as many rows as its lists were made for, and an index is made anew."""
+"""Times as many rows as its lists were made for, and an index is made anew, come what may."""
+QUIET_GROWTH: Final = 1.5
+"""The same, as soon as nobody writes."""
 _APART_MIN: Final = 1_000
 """Rows that may always be measured beside the candidates without making a difference."""
 _BLOCK_BYTES: Final = 8 * 1024 * 1024
@@ -147,17 +149,13 @@ def grow(index: Index, view: View, schema: Schema, row_limit: int, tick: Tick) -
     stored = _stored_end(view, row_limit)
     places = _more_places(index.places, Rows(view, schema, index.row_end, row_limit), row_limit)
     builder = _Adding(index.codes.space, places, tick)
+    more = Rows(view, schema, index.row_end, row_limit)
+    codes = index.codes.with_tail(builder.add(more), keep=True)
+    base_end, name = index.base_end, index.name
     if is_base_behind(index, stored):
-        more = Rows(view, schema, index.base_end, stored)
-        codes = index.codes.with_base(builder.add(more))
-        rest = Rows(view, schema, stored, row_limit)
-        codes = codes.with_tail(builder.add(rest), keep=False)
+        codes = codes.with_tail_moved(places.count_below(stored))
         base_end, name = stored, None
-    else:
-        more = rest = Rows(view, schema, index.row_end, row_limit)
-        codes = index.codes.with_tail(builder.add(more), keep=True)
-        base_end, name = index.base_end, index.name
-    zeros, apart = builder.without_code(more, rest)
+    zeros, apart = builder.without_code(more)
     cost = Cost(codes.count, codes.lists, schema.dimension)
     return Index(
         codes, index.curve, cost, places, base_end, index.trained_rows,
@@ -176,6 +174,11 @@ def has_outgrown(index: Index, view: View, row_limit: int) -> bool:
     if len(index.apart) - index.apart_before > max(_APART_MIN, known // 100):
         return True
     return 2 * sum(count for _, count in sources(view, index.row_end)) < known
+
+
+def is_stale(index: Index) -> bool:
+    """Return whether lists made for its rows of today would be worth making in a quiet moment."""
+    return index.places.rows >= QUIET_GROWTH * max(index.trained_rows, 1)
 
 
 def is_base_behind(index: Index, stored: int) -> bool:

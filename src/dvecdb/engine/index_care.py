@@ -1,8 +1,9 @@
 """Care of the index: when one is due, publishing it, its file, and how far the work is.
 
-An index is due from `index_rows_min` live rows on, again when the collection has grown fourfold
-since its lists were made, and when most of what it holds is gone. Between that it grows: in small
-steps, of which each publishes another index. Searches take what is published when they begin.
+An index is due from `index_rows_min` live rows on; again when the collection has grown fourfold
+since its lists were made, or by half and nobody writes; and when most of what it holds is gone. Between
+that it grows: in small steps, of which each publishes another index. Searches take what is published
+when they begin.
 
 Everything here is derived: what fails is reported and tried again, and no writer waits for it.
 """
@@ -18,7 +19,7 @@ import numpy as np
 
 from dvecdb.clock import NANOSECONDS_PER_SECOND
 from dvecdb.engine.index import Index
-from dvecdb.engine.index_build import build, grow, has_outgrown, is_base_behind
+from dvecdb.engine.index_build import build, grow, has_outgrown, is_base_behind, is_stale
 from dvecdb.engine.reclaim import drop_index_files
 from dvecdb.engine.row_range import RowRange
 from dvecdb.engine.storage import write_file
@@ -42,6 +43,7 @@ _STEP_BYTES: Final = 4 * 1024 * 1024
 _FEW_ROWS: Final = 4_096
 _STEP_ROWS_MIN: Final = 64
 _LOOK_SECONDS: Final = 0.25
+_QUIET_SECONDS: Final = 1
 _FAILED: Final = "index-failed"
 
 
@@ -63,10 +65,29 @@ def is_index_due(store: Store) -> bool:
     return grown or is_base_behind(index, store.manifest.row_end)
 
 
-def tend_index(store: Store, stopping: Callable[[], bool] = lambda: False) -> bool:
-    """Do one step of what is due; return whether there was one. Raises nothing."""
+def is_renewal_wanted(store: Store) -> bool:
+    """Return whether an index is to be made anew once nobody writes."""
+    index = store.index
+    return index is not None and store.stopped is None and is_stale(index)
+
+
+def is_quiet(store: Store) -> bool:
+    """Return whether nothing was written for a while."""
+    since = store.environment.clock.monotonic_ns() - store.last_commit_ns
+    return since >= _QUIET_SECONDS * NANOSECONDS_PER_SECOND
+
+
+def tend_index(
+    store: Store, stopping: Callable[[], bool] = lambda: False, *, renew: bool = False
+) -> bool:
+    """Do one step of what is due; return whether there was one. Raises nothing.
+
+    renew: make the index anew where that is wanted and nobody writes.
+    """
     with store.indexing.lock:
         try:
+            if renew and is_renewal_wanted(store) and is_quiet(store):
+                return _step(store, stopping, anew=True)
             return _step(store, stopping) if is_index_due(store) else _save_if_due(store)
         except (StoppedError, HandleError):  # fenced off: the next commit will say so
             return False
@@ -94,7 +115,7 @@ def _step_rows(schema: Schema) -> int:
     return max(_STEP_ROWS_MIN, _STEP_BYTES // schema.vector_bytes)
 
 
-def _step(store: Store, stopping: Callable[[], bool]) -> bool:
+def _step(store: Store, stopping: Callable[[], bool], *, anew: bool = False) -> bool:
     visible = store.visible  # first: the view is then at least as new
     view, index, progress = store.view, store.index, store.indexing.progress
     settings = store.environment.settings
@@ -104,7 +125,7 @@ def _step(store: Store, stopping: Callable[[], bool]) -> bool:
         if stopping() or store.stopped is not None:
             raise StoppedError
 
-    if index is not None and not has_outgrown(index, view, visible.row_limit):
+    if index is not None and not anew and not has_outgrown(index, view, visible.row_limit):
         progress.start(visible.row_limit - index.row_end, index.row_end)
         few = visible.row_limit - index.row_end < _FEW_ROWS  # the other cores are for searches
         with using_threads(1 if few else os.cpu_count() or 1):
@@ -265,11 +286,13 @@ def index_stats(store: Store) -> IndexStats:
 def wait_for_index(
     store: Store, timeout_seconds: float, check_open: Callable[[], None]
 ) -> IndexStats:
-    """Wait until the index covers what is visible, or none is due; return its figures."""
+    """Wait until the index covers what is visible and fits it, or none is due; return figures."""
     clock = store.environment.clock
     until = clock.monotonic_ns() + int(timeout_seconds * NANOSECONDS_PER_SECOND)
     with store.indexing.changed:
-        while (found := index_stats(store)).state == "building":
+        while (found := index_stats(store)).state == "building" or (
+            store.indexing.is_tended and is_renewal_wanted(store)
+        ):
             left = (until - clock.monotonic_ns()) / NANOSECONDS_PER_SECOND
             if left <= 0:
                 break

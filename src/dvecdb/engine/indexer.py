@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING, Final
 
-from dvecdb.engine.index_care import is_index_due, tend_index
+from dvecdb.engine.index_care import is_index_due, is_renewal_wanted, tend_index
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -47,17 +47,21 @@ class Indexer:
         while True:
             with self._wake:
                 if self._running and not self._asked:
-                    self._wake.wait(_LOOK_SECONDS if self._is_unsaved() else None)
+                    self._wake.wait(_LOOK_SECONDS if self._is_waiting() else None)
                 if not self._running:
                     return
                 self._asked = False
             for store in self._stores():
-                while tend_index(store, self._is_stopping):
+                store.indexing.is_tended = True
+                while tend_index(store, self._is_stopping, renew=True):
                     pass
 
     def _is_stopping(self) -> bool:
         return not self._running
 
-    def _is_unsaved(self) -> bool:
-        found = [store.index for store in self._stores()]
-        return any(index is not None and index.name is None for index in found)
+    def _is_waiting(self) -> bool:
+        """Return whether an index waits for a flush, to be saved, or for a quiet moment."""
+        stores = self._stores()
+        found = [store.index for store in stores]
+        unsaved = any(index is not None and index.name is None for index in found)
+        return unsaved or any(map(is_renewal_wanted, stores))

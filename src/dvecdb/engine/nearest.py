@@ -35,53 +35,21 @@ if TYPE_CHECKING:
     from dvecdb.engine.rows import View
     from dvecdb.engine.segment import Segment
     from dvecdb.records import Schema
-    from dvecdb.search.effort import Effort
+    from dvecdb.search.effort import Aim, Effort
 
     Numbers = npt.NDArray[np.int64]
     Distances = npt.NDArray[np.float64]
     Flags = npt.NDArray[np.bool_]
 
 _BLOCK_BYTES: Final = 16 * 1024 * 1024
-_EXACT_BYTES: Final = 3 * 1024 * 1024
+_EXACT_BYTES: Final = 768 * 1024
 """Rows that match and are no more than this are measured one by one: quicker, and exact."""
 _SCATTERED: Final = 16
 """Rows here and there take so many times as long to measure as rows side by side."""
-_DEAD_SHARE_MAX: Final = 0.2
-"""Dead rows up to this share are sifted out of more candidates instead of kept out of the scan,
-unless too few are left: then they lie near the query."""
-_SPARE_DEPTH: Final = 1.1  # times as many candidates as the share of dead rows asks for
-
-
-@dataclass(frozen=True, slots=True)
-class Effortful:
-    """What a search asks for. count: rows wanted, with those that `offset` passes over.
-
-    recall, ef_search: at most one of them; neither: the default recall.
-    """
-
-    count: int
-    recall: float | None
-    ef_search: int | None
-    default_recall: float
-
-    @property
-    def is_exact(self) -> bool:
-        """Whether every row must be measured."""
-        wanted = self.default_recall if self.recall is None else self.recall
-        return self.ef_search is None and wanted >= 1.0
-
-    def effort(self, index: Index, share: float) -> Effort | None:
-        """Return what it takes among this share of the rows of an index; None: it cannot do it."""
-        effort: Effort | None
-        if self.ef_search is not None:
-            effort = index.curve.at_ef(self.ef_search)
-        else:
-            wanted = self.default_recall if self.recall is None else self.recall
-            effort = index.curve.at(wanted)
-        if effort is None:
-            return None
-        lists = index.codes.lists
-        return effort.for_limit(self.count, lists).for_share(share, lists)
+_SIFTED_SHARE_MIN: Final = 0.25
+"""From this share of rows on, others are sifted out of more candidates: it costs less than to keep
+them out of the scan. Where too few are left, that is done after all."""
+_SPARE_DEPTH: Final = 1.2  # times as many candidates as that share asks for
 
 
 @dataclass(slots=True)
@@ -118,10 +86,12 @@ class Nearest:
     _seconds: dict[str, float] = field(default_factory=dict)
     _mark_ns: int = 0
 
-    def find(self, query: npt.NDArray[np.float32], wanted: Effortful) -> Found:
+    def find(self, query: npt.NDArray[np.float32], wanted: Aim) -> Found:
         """Return the rows nearest to `query`, float32[dimension], finite."""
         self._start()
         index, effort, why = self._index_for(query, wanted)
+        if index is not None and effort is None:
+            return self._few(index, query, wanted, why)
         if index is None or effort is None:
             self._measured = 0
             nearest = self._top(query, wanted.count)
@@ -139,9 +109,12 @@ class Nearest:
     # --- the plan ---
 
     def _index_for(
-        self, query: npt.NDArray[np.float32], wanted: Effortful
+        self, query: npt.NDArray[np.float32], wanted: Aim
     ) -> tuple[Index | None, Effort | None, str]:
-        """Return the index to use and how, or None, and why."""
+        """Return the index and the effort, or None for either, and why.
+
+        Without effort all rows of the index that may be found are measured, one by one.
+        """
         index = self.index
         if index is None:
             return None, None, "there is no index"
@@ -153,14 +126,18 @@ class Nearest:
         if length > LENGTH_MAX:
             return None, None, "the query is too long for the index"
         self._prepare(index)
-        if self._count * self.schema.vector_bytes <= _EXACT_BYTES or self._count <= wanted.count:
+        if self._count * self.schema.vector_bytes <= _EXACT_BYTES:
             few = "live" if self.matching is None else "matching"
-            return None, None, f"only {self._count} {few} rows are in the index"
+            return index, None, f"only {self._count} {few} rows are in the index"
         share = self._count / max(index.codes.count, 1)
-        effort = wanted.effort(index, 1.0 if self.matching is None else min(1.0, share))
+        effort = wanted.effort(
+            index.curve, index.codes.lists, 1.0 if self.matching is None else min(1.0, share)
+        )
         if effort is None:
             return None, None, "the index was not seen to find as much as is asked for"
-        if effort.depth * _SCATTERED >= self._count:
+        if self.matching is not None and effort.depth * 2 >= self._count:
+            return index, None, f"only {self._count} matching rows are in the index"
+        if self.matching is None and effort.depth * _SCATTERED >= self._count:
             return None, None, f"{effort.depth} of {self._count} rows would be measured anyway"
         return index, effort, "large enough"
 
@@ -172,9 +149,7 @@ class Nearest:
         self._live = live = index.live(self.view, self.lsn, self.row_limit)
         self.lap("live")
         if self.matching is None:
-            self._count, self._allowed = live.count, live.mask
-            share = live.count / max(index.places.rows, 1)
-            self._bits = live.bits if share < 1.0 - _DEAD_SHARE_MAX else None
+            self._count, self._allowed, self._bits = live.count, live.mask, live.bits
             return
         allowed = np.zeros(index.places.rows, dtype=np.bool_)
         for source, count in sources(self.view, min(index.row_end, self.row_limit)):
@@ -182,8 +157,13 @@ class Nearest:
         if live.mask is not None:
             allowed &= live.mask
         self._allowed, self._count = allowed, int(np.count_nonzero(allowed))
-        self._bits = np.packbits(allowed, bitorder="little")
         self.lap("filter")
+
+    def _packed(self) -> npt.NDArray[np.uint8] | None:
+        """Return which places may be found, as the codes take it; None: all."""
+        if self._bits is None and self._allowed is not None:
+            self._bits = np.packbits(self._allowed, bitorder="little")
+        return self._bits
 
     def _mask(self, source: Segment | Chunk, count: int) -> Flags:
         """Return which of the first rows of a source match: bool[count]."""
@@ -195,20 +175,38 @@ class Nearest:
 
     # --- through the index ---
 
+    def _few(self, index: Index, query: npt.NDArray[np.float32], wanted: Aim, why: str) -> Found:
+        """Measure the few rows of the index that may be found, and all that it does not cover."""
+        if self._allowed is None:
+            places = np.arange(index.places.rows)
+        else:
+            places = np.flatnonzero(self._allowed)
+        rows = index.places.rows_at(places)
+        roughly = not len(index.apart)
+        found = self._rerank(query, rows, wanted.count, roughly=roughly)
+        damaged, parts = found[2], [found[:2]]
+        self._measured = len(rows)
+        nearest, distances = self._with_rest(index, query, wanted, parts, damaged)
+        self.lap("measure")
+        self._explain("exact", why, 0, 0, 1.0)
+        return Found(nearest, distances, self._with_untold(damaged))
+
     def _through(
         self,
         index: Index,
         query: npt.NDArray[np.float32],
-        wanted: Effortful,
+        wanted: Aim,
         effort: Effort,
         why: str,
     ) -> Found:
         share = self._count / max(index.codes.count, 1)
         points = index.codes.space.query_point(query)
         self.lap("plan")
-        bits, sifted, depth, probes = self._bits, None, effort.depth, effort.probes
-        if bits is None and self._allowed is not None:
-            sifted, depth = self._allowed, int(_SPARE_DEPTH * depth / max(share, 0.5)) + 8
+        bits, sifted, depth, probes = None, None, effort.depth, effort.probes
+        if share < _SIFTED_SHARE_MIN:
+            bits = self._packed()
+        elif self._allowed is not None:
+            sifted, depth = self._allowed, int(_SPARE_DEPTH * depth / share) + 8
         while True:
             places = index.codes.search(points, probes, depth, bits)[0][0]
             candidates = places if len(places) and places[-1] >= 0 else places[places >= 0]
@@ -216,9 +214,8 @@ class Nearest:
                 candidates = candidates[sifted[candidates]]
             if len(candidates) >= min(effort.depth, self._count):
                 break
-            if sifted is not None:  # the dead rows lie near: none of them may take a place
-                assert self._live is not None
-                bits, sifted, depth = self._live.bits, None, effort.depth
+            if sifted is not None:  # others lie near: none of them may take a place
+                bits, sifted, depth = self._packed(), None, effort.depth
             elif probes < index.codes.lists:
                 probes = index.codes.lists  # what matches lies elsewhere
             else:
@@ -233,7 +230,7 @@ class Nearest:
         self,
         index: Index,
         query: npt.NDArray[np.float32],
-        wanted: Effortful,
+        wanted: Aim,
         candidates: Numbers,
         probes: int,
         why: str,
@@ -255,21 +252,33 @@ class Nearest:
             parts.append(found[:2])
         self.lap("rerank")
         self._measured = 0
+        rows, distances = self._with_rest(index, query, wanted, parts, damaged)
+        self.lap("measure")
+        plan = "index" if self.matching is None else "index, filtered"
+        self._explain(plan, why, len(candidates), probes, effort.recall)
+        return Found(rows, distances, self._with_untold(damaged))
+
+    def _with_rest(
+        self,
+        index: Index,
+        query: npt.NDArray[np.float32],
+        wanted: Aim,
+        parts: list[tuple[Numbers, Distances]],
+        damaged: list[int],
+    ) -> tuple[Numbers, Distances]:
+        """Return the nearest of what was measured and of the rows beyond the index."""
         if index.row_end < self.row_limit:
             nearest = self._top(query, wanted.count)
             for part in parts:
                 nearest.offer_measured(*part)
             damaged += self._offer_from(nearest, index.row_end)
-            parts = [nearest.result()]
+            return nearest.result()
         rows, distances = parts[0]
         if len(parts) > 1:
             rows, distances = map(np.concatenate, zip(*parts, strict=True))
             order = np.lexsort((rows, distances))[: wanted.count]
             rows, distances = rows[order], distances[order]
-        self.lap("measure")
-        plan = "index" if self.matching is None else "index, filtered"
-        self._explain(plan, why, len(candidates), probes, effort.recall)
-        return Found(rows, distances, self._with_untold(damaged))
+        return rows, distances
 
     def _allowed_of(self, index: Index, rows: Numbers) -> Numbers:
         """Return those of the rows of the index that may be found."""

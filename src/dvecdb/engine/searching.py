@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 import numpy as np
 
-from dvecdb.engine.nearest import Effortful, Nearest
+from dvecdb.engine.nearest import Nearest
 from dvecdb.engine.rows import damaged_rows
 from dvecdb.engine.segment import UnreadableError
 from dvecdb.results import Hit, Hits
+from dvecdb.search.effort import Aim
 from dvecdb.search.ivf import use_threads
 from dvecdb.search.vectors import check_query
 
@@ -78,7 +79,7 @@ class Searching:
         )
 
     def _hits(self, nearest: Nearest, vector: npt.NDArray[np.float32], wanted: Wanted) -> Hits:
-        effort = Effortful(
+        effort = Aim(
             wanted.limit + wanted.offset, wanted.recall, wanted.ef_search, self.default_recall
         )
         found = nearest.find(vector, effort)

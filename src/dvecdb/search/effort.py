@@ -85,6 +85,36 @@ class Curve:
 
 
 @dataclass(frozen=True, slots=True)
+class Aim:
+    """What a search asks for. count: rows wanted, with those that `offset` passes over.
+
+    recall, ef_search: at most one of them; neither: the default recall.
+    """
+
+    count: int
+    recall: float | None
+    ef_search: int | None
+    default_recall: float
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether every row must be measured."""
+        wanted = self.default_recall if self.recall is None else self.recall
+        return self.ef_search is None and wanted >= 1.0
+
+    def effort(self, curve: Curve, lists: int, share: float) -> Effort | None:
+        """Return what it takes among this share of the rows of an index; None: it cannot do it."""
+        effort: Effort | None
+        if self.ef_search is not None:
+            effort = curve.at_ef(self.ef_search)
+        else:
+            effort = curve.at(self.default_recall if self.recall is None else self.recall)
+        if effort is None:
+            return None
+        return effort.for_limit(self.count, lists).for_share(share, lists)
+
+
+@dataclass(frozen=True, slots=True)
 class Cost:
     """What an effort costs, in codes looked at. rows: in the index, of this dimension."""
 

@@ -185,6 +185,17 @@ class Codes:
         _add(tail, blocks)
         return Codes(self.space, self._empty, self._base, tail if tail.ntotal else None)
 
+    def with_tail_moved(self, end: int) -> Codes:
+        """Return these codes with the tail below `end` in the base: copied, not coded anew."""
+        faiss = _faiss()
+        if self._tail is None:
+            return self
+        kind = faiss.InvertedLists.SUBSET_TYPE_ID_RANGE
+        base, tail = faiss.clone_index(self._base), faiss.clone_index(self._empty)
+        self._tail.copy_subset_to(base, kind, 0, end)
+        self._tail.copy_subset_to(tail, kind, end, np.iinfo(np.int64).max)
+        return Codes(self.space, self._empty, base, tail if tail.ntotal else None)
+
     def search(
         self, points: Points, probes: int, depth: int, allowed: npt.NDArray[np.uint8] | None = None
     ) -> tuple[Numbers, Points]:
