@@ -1,9 +1,9 @@
 """Care of the index: when one is due, publishing it, its file, and how far the work is.
 
 An index is due from `index_rows_min` live rows on; again when the collection has grown fourfold
-since its lists were made, or by half and nobody writes; and when most of what it holds is gone. Between
-that it grows: in small steps, of which each publishes another index. Searches take what is published
-when they begin.
+since its lists were made, or by half and nobody writes; and when most of what it holds is gone.
+Between that it grows: in small steps, of which each publishes another index. Searches take what is
+published when they begin.
 
 Everything here is derived: what fails is reported and tried again, and no writer waits for it.
 """

@@ -47,8 +47,8 @@ _EXACT_BYTES: Final = 768 * 1024
 _SCATTERED: Final = 16
 """Rows here and there take so many times as long to measure as rows side by side."""
 _SIFTED_SHARE_MIN: Final = 0.25
-"""From this share of rows on, others are sifted out of more candidates: it costs less than to keep
-them out of the scan. Where too few are left, that is done after all."""
+"""From this share of rows on, others are sifted out of more candidates: that costs less than
+keeping them out of the scan, which is done where too few are left."""
 _SPARE_DEPTH: Final = 1.2  # times as many candidates as that share asks for
 
 
