@@ -215,10 +215,13 @@ def rough_distances(
     return -products, 0.0, width * float(np.fmax.reduce(lengths))
 
 
-def manhattan_distances(queries: Float32s, rows: Float32s) -> Float32s:
-    """Return the sums of absolute differences of every pair: float32[q, n]."""
-    module = _faiss()
-    return np.asarray(module.pairwise_distances(queries, rows, module.METRIC_L1))
+def pair_distances(queries: Float32s, rows: Float32s, *, manhattan: bool) -> Float32s:
+    """Return the L1, or else squared L2, distances of every pair, about: float32[q, n].
+
+    By faiss: threads of numpy's BLAS and those of faiss would wait for each other.
+    """
+    kind = _faiss().METRIC_L1 if manhattan else _faiss().METRIC_L2
+    return np.asarray(_faiss().pairwise_distances(queries, rows, kind))
 
 
 def _dot(left: Stored, right: Stored) -> Float64s:

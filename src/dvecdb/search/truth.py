@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dvecdb.records import Metric
-from dvecdb.search.kernels import manhattan_distances
+from dvecdb.search.kernels import pair_distances
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -55,12 +55,8 @@ class Truth:
     def _scores(self, points: Points, vectors: npt.NDArray[Any]) -> Points:
         """Return what sorts as the distances do: float32[q, n]."""
         if self._space.metric is Metric.MANHATTAN:
-            return manhattan_distances(self.queries, vectors.astype(np.float32))
-        squares = np.einsum("ij,ij->i", points, points)
-        products: Points = self._points @ points.T
-        products *= -2.0
-        products += squares
-        return products
+            return pair_distances(self.queries, vectors.astype(np.float32), manhattan=True)
+        return pair_distances(self._points, points, manhattan=False)
 
     def nearest(self) -> Numbers:
         """Return the rows looked for: int64[q, count].
