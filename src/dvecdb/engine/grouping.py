@@ -17,7 +17,7 @@ from dvecdb.search.columns import NESTED
 from dvecdb.search.conditions import AnyOf, Filter, Tree, json_key, values_at
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Iterator
+    from collections.abc import Callable, Hashable
 
     import numpy.typing as npt
 
@@ -99,7 +99,7 @@ def count_values(
     """
     counts: dict[Hashable, tuple[Json, int]] = {}
     untold: list[int] = []
-    for source, count in _sources(searching):
+    for source, count in searching.view.sources(searching.row_limit):
         live = live_mask(source.ends[:count], searching.lsn)
         if matching is not None:
             live &= matching.mask(source, count)
@@ -116,14 +116,6 @@ def count_values(
         raise damaged_rows(named, "stored metadata is damaged, so these cannot be counted")
     ordered = sorted(counts.values(), key=lambda item: (-item[1], str(type(item[0])), item[0]))
     return [FacetCount(value, count) for value, count in ordered[:limit]]
-
-
-def _sources(searching: Searching) -> Iterator[tuple[Segment | Chunk, int]]:
-    for segment in searching.view.row_segments:
-        count = segment.count_below(searching.row_limit)
-        if count:
-            yield segment, count
-    yield from searching.view.chunks(searching.row_limit)
 
 
 def _lost(

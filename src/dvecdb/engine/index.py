@@ -18,15 +18,13 @@ from dvecdb.engine.rows import live_mask
 from dvecdb.engine.segment import Segment
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     import numpy.typing as npt
 
     from dvecdb.clock import Clock
     from dvecdb.engine.memtable import Chunk
     from dvecdb.engine.row_range import RowRange
     from dvecdb.engine.rows import View
-    from dvecdb.search.effort import Cost, Curve
+    from dvecdb.search.effort import Curve
     from dvecdb.search.ivf import Codes
 
     Numbers = npt.NDArray[np.int64]
@@ -60,7 +58,6 @@ class Index:
 
     codes: Codes
     curve: Curve
-    cost: Cost
     places: RowRange
     base_end: int
     trained_rows: int
@@ -103,7 +100,7 @@ class Index:
     def _look(self, view: View, lsn: int, row_limit: int) -> LiveRows:
         """Return which places are live, from the ends of all rows."""
         mask = np.zeros(self.places.rows, dtype=np.bool_)
-        for source, count in sources(view, min(self.row_end, row_limit)):
+        for source, count in view.sources(min(self.row_end, row_limit)):
             self.put(mask, source, live_mask(source.ends[:count], lsn))
         return _packed(lsn, mask)
 
@@ -135,15 +132,6 @@ class Index:
             mask = newest.mask.copy()
         mask[places] = False
         return _packed(lsn, mask)
-
-
-def sources(view: View, limit: int) -> Iterator[tuple[Segment | Chunk, int]]:
-    """Yield segments and chunks, and how many of their rows are below `limit`, where there are."""
-    for segment in view.row_segments:
-        count = segment.count_below(limit)
-        if count:
-            yield segment, count
-    yield from view.chunks(limit)
 
 
 def _packed(lsn: int, mask: Flags) -> LiveRows:

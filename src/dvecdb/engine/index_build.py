@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from dvecdb.engine.index import Index, sources
+from dvecdb.engine.index import Index
 from dvecdb.engine.row_range import RowRange
 from dvecdb.engine.segment import Segment
 from dvecdb.records import Metric
@@ -56,19 +56,13 @@ class Rows:
         """Take the held rows `first` .. `end` - 1."""
         self._schema = schema
         self.unreadable: list[int] = []
-        self._sources: list[tuple[Segment | Chunk, int, int]] = []
         self._dtype = schema.vector_type.dtype
         self._lost = [row for memtable in view.memtables for row in memtable.lost_vectors]
-        for segment in view.row_segments:
-            self._take(segment, segment.count_below(first), segment.count_below(end))
-        for chunk, count in view.chunks(end):
-            self._take(chunk, chunk.count_below(first), count)
-        self._sources.sort(key=lambda item: item[0].first_row)
+        found = ((source, source.count_below(first), stop) for source, stop in view.sources(end))
+        self._sources = sorted(
+            (item for item in found if item[1] < item[2]), key=lambda item: item[0].first_row
+        )
         self.count = sum(stop - start for _, start, stop in self._sources)
-
-    def _take(self, source: Segment | Chunk, start: int, stop: int) -> None:
-        if stop > start:
-            self._sources.append((source, start, stop))
 
     def numbers(self) -> Numbers:
         """Return the numbers of all of them, rising: int64[count]."""
@@ -134,31 +128,30 @@ def build(view: View, schema: Schema, row_limit: int, tick: Tick) -> Index:
     builder = _Adding(space, places, tick)
     codes = codes.with_base(builder.add(based, truth))
     rest = Rows(view, schema, stored, row_limit)
-    codes = codes.with_tail(builder.add(rest, truth), keep=False)
+    codes = codes.with_tail(builder.add(rest, truth))
     cost = Cost(codes.count, codes.lists, schema.dimension)
     points = space.query_points(truth.queries)
     curve = tune(codes, points, truth.nearest(), cost)
     zeros, apart = builder.without_code(based, rest)
     if len(apart) > _APART_MIN + rows.count // 2:
         raise ValueError(f"{len(apart)} of {rows.count} rows are damaged or too long for an index")
-    return Index(codes, curve, cost, places, stored, rows.count, zeros, apart, len(apart))
+    return Index(codes, curve, places, stored, rows.count, zeros, apart, len(apart))
 
 
 def grow(index: Index, view: View, schema: Schema, row_limit: int, tick: Tick) -> Index:
     """Return `index` with the rows up to `row_limit`: in the tail, or in the base if many."""
     stored = _stored_end(view, row_limit)
-    places = _more_places(index.places, Rows(view, schema, index.row_end, row_limit), row_limit)
-    builder = _Adding(index.codes.space, places, tick)
     more = Rows(view, schema, index.row_end, row_limit)
-    codes = index.codes.with_tail(builder.add(more), keep=True)
+    places = _more_places(index.places, more, row_limit)
+    builder = _Adding(index.codes.space, places, tick)
+    codes = index.codes.with_tail(builder.add(more))
     base_end, name = index.base_end, index.name
     if is_base_behind(index, stored):
         codes = codes.with_tail_moved(places.count_below(stored))
         base_end, name = stored, None
     zeros, apart = builder.without_code(more)
-    cost = Cost(codes.count, codes.lists, schema.dimension)
     return Index(
-        codes, index.curve, cost, places, base_end, index.trained_rows,
+        codes, index.curve, places, base_end, index.trained_rows,
         np.union1d(index.zeros, zeros), np.union1d(index.apart, apart), index.apart_before, name,
     )  # fmt: skip
 
@@ -173,7 +166,7 @@ def has_outgrown(index: Index, view: View, row_limit: int) -> bool:
         return True
     if len(index.apart) - index.apart_before > max(_APART_MIN, known // 100):
         return True
-    return 2 * sum(count for _, count in sources(view, index.row_end)) < known
+    return 2 * sum(count for _, count in view.sources(index.row_end)) < known
 
 
 def is_stale(index: Index) -> bool:

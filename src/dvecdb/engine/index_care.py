@@ -28,7 +28,7 @@ from dvecdb.formats import names
 from dvecdb.formats.framing import FormatError
 from dvecdb.formats.index_file import IndexHeader, StoredIndex, decode_index, encode_index
 from dvecdb.records import Finding, IndexStats
-from dvecdb.search.effort import Cost, Curve, Effort
+from dvecdb.search.effort import Curve, Effort
 from dvecdb.search.ivf import Codes, Space, using_threads
 
 if TYPE_CHECKING:
@@ -257,9 +257,8 @@ def _load(
     held = stored.row_end if stored.numbers is None else len(stored.numbers)
     places.set_range(0, stored.row_end, held, stored.numbers)
     return Index(
-        codes, Curve(efforts), Cost(codes.count, codes.lists, schema.dimension), places,
-        stored.row_end, header.trained_rows, np.array(header.zeros, np.int64),
-        np.array(header.apart, np.int64), len(header.apart), name,
+        codes, Curve(efforts), places, stored.row_end, header.trained_rows,
+        np.array(header.zeros, np.int64), np.array(header.apart, np.int64), len(header.apart), name,
     )  # fmt: skip
 
 

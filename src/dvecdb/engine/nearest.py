@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from dvecdb.engine.index import sources
 from dvecdb.engine.rows import live_mask
 from dvecdb.records import Metric
 from dvecdb.results import Explained
@@ -152,7 +151,7 @@ class Nearest:
             self._count, self._allowed, self._bits = live.count, live.mask, live.bits
             return
         allowed = np.zeros(index.places.rows, dtype=np.bool_)
-        for source, count in sources(self.view, min(index.row_end, self.row_limit)):
+        for source, count in self.view.sources(min(index.row_end, self.row_limit)):
             index.put(allowed, source, self._mask(source, count))
         if live.mask is not None:
             allowed &= live.mask
@@ -464,13 +463,11 @@ class Nearest:
     def _matching_rows(self, live: int) -> int:
         if self.matching is None:
             return live
-        total = 0
-        for segment in self.view.row_segments:
-            count = segment.count_below(self.row_limit)
-            if count:
-                mask = self._mask(segment, count) & live_mask(segment.ends[:count], self.lsn)
-                total += int(np.count_nonzero(mask))
-        for chunk, count in self.view.chunks(self.row_limit):
-            mask = self._mask(chunk, count) & live_mask(chunk.ends[:count], self.lsn)
-            total += int(np.count_nonzero(mask))
-        return total
+        return sum(
+            int(
+                np.count_nonzero(
+                    self._mask(source, count) & live_mask(source.ends[:count], self.lsn)
+                )
+            )
+            for source, count in self.view.sources(self.row_limit)
+        )

@@ -151,6 +151,14 @@ class View:
                 if count > 0:
                     yield chunk, count
 
+    def sources(self, row_limit: int) -> Iterator[tuple[Segment | Chunk, int]]:
+        """Yield segments and chunks that have rows below `row_limit`, and how many."""
+        for segment in self.row_segments:
+            count = segment.count_below(row_limit)
+            if count:
+                yield segment, count
+        yield from self.chunks(row_limit)
+
     def in_memory(self, row: int) -> Memtable | None:
         """Return the memtable that holds `row`, or None."""
         for memtable in self.memtables:

@@ -178,10 +178,9 @@ class Codes:
         _add(base, blocks)
         return Codes(self.space, self._empty, _faiss().clone_index(base))  # without spare room
 
-    def with_tail(self, blocks: Iterable[tuple[Numbers, Points]], *, keep: bool) -> Codes:
-        """Return these codes with more rows in the tail, after those in there or in their place."""
-        kept = self._tail if keep else None
-        tail = _faiss().clone_index(self._empty if kept is None else kept)
+    def with_tail(self, blocks: Iterable[tuple[Numbers, Points]]) -> Codes:
+        """Return these codes with more rows in the tail, after those in there."""
+        tail = _faiss().clone_index(self._empty if self._tail is None else self._tail)
         _add(tail, blocks)
         return Codes(self.space, self._empty, self._base, tail if tail.ntotal else None)
 
