@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from dvecdb.engine.memtable import Chunk
     from dvecdb.engine.searching import Searching
     from dvecdb.records import Json
     from dvecdb.results import FacetCount, Group, Hits
@@ -319,14 +318,8 @@ class Snapshot:
         self, first: int, matching: Matching | None = None
     ) -> Iterator[npt.NDArray[np.int64]]:
         """Yield the live rows from `first` on that match, rising."""
-        sources: list[tuple[int, Segment | Chunk, int]] = []
-        for segment in self._view.row_segments:
-            count = segment.count_below(self._row_limit)
-            if count > 0:
-                sources.append((segment.first_row, segment, count))
-        for chunk, count in self._view.chunks(self._row_limit):
-            sources.append((chunk.first_row, chunk, count))
-        for _, source, count in sorted(sources, key=lambda item: item[0]):
+        sources = self._view.sources(self._row_limit)
+        for source, count in sorted(sources, key=lambda item: item[0].first_row):
             skip = source.count_below(first)
             if skip >= count:
                 continue
