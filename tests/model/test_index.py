@@ -217,7 +217,8 @@ def test_any_history_is_searched_as_the_oracle_does(schema):
     print(f"{len(world.plans)} searches, {len(through)} through the index")
     print(f"recall {np.mean(world.recalls):.4f}")
     assert len(through) > len(world.plans) // 4
-    assert "index, filtered" in through
+    if schema.dimension > 1:  # of one component codes say little: few rows are all measured
+        assert "index, filtered" in through
     assert np.mean(world.recalls) >= RECALL_MIN
 
 

@@ -7,7 +7,10 @@ which may raise to end it.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import numpy as np
 
@@ -16,21 +19,36 @@ from dvecdb.engine.row_range import RowRange
 from dvecdb.engine.segment import Segment
 from dvecdb.records import Metric
 from dvecdb.search.effort import TUNED_LIMIT, Cost, tune
-from dvecdb.search.ivf import LENGTH_MAX, SAMPLE_PER_LIST, Codes, Space, lists_for
+from dvecdb.search.ivf import (
+    LENGTH_MAX,
+    SAMPLE_PER_LIST,
+    Codes,
+    Space,
+    lists_for,
+    threads_used,
+    use_threads,
+)
 from dvecdb.search.kernels import row_norms
 from dvecdb.search.truth import Truth
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
+    from concurrent.futures import Future
 
     import numpy.typing as npt
 
     from dvecdb.engine.memtable import Chunk
     from dvecdb.engine.rows import View
     from dvecdb.records import Schema
+    from dvecdb.search.ivf import Coded
+    from dvecdb.search.truth import Near
 
     Numbers = npt.NDArray[np.int64]
+    Part = tuple[Segment | Chunk, Numbers]
     Tick = Callable[[int], None]
+
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
 
 GROWTH: Final = 4
 """Times as many rows as its lists were made for, and an index is made anew, come what may."""
@@ -69,16 +87,16 @@ class Rows:
         parts = [source.rows_at(np.arange(start, stop)) for source, start, stop in self._sources]
         return np.concatenate([np.zeros(0, np.int64), *parts])
 
-    def blocks(self) -> Iterator[tuple[Numbers, npt.NDArray[Any]]]:
-        """Yield row numbers and stored vectors, verified and finite, block by block."""
+    def parts(self) -> Iterator[Part]:
+        """Yield what to read, block by block."""
         step = max(1, _BLOCK_BYTES // self._schema.vector_bytes)
         for source, first, last in self._sources:
             for start in range(first, last, step):
-                yield self._readable(source, np.arange(start, min(start + step, last)))
+                yield source, np.arange(start, min(start + step, last))
 
-    def _readable(
-        self, source: Segment | Chunk, ordinals: Numbers
-    ) -> tuple[Numbers, npt.NDArray[Any]]:
+    def read(self, part: Part) -> tuple[Numbers, npt.NDArray[Any]]:
+        """Return row numbers and stored vectors, verified and finite. Others may read meanwhile."""
+        source, ordinals = part
         if isinstance(source, Segment):
             bad = source.unreadable_rows(ordinals)
         else:
@@ -107,7 +125,7 @@ class Rows:
         for source, start, stop in self._sources:
             inside = wanted[(wanted >= passed) & (wanted < passed + stop - start)]
             for ordinals in np.array_split(inside - passed + start, max(1, len(inside) // 256)):
-                parts += [self._readable(source, ordinals)] if len(ordinals) else []
+                parts += [self.read((source, ordinals))] if len(ordinals) else []
             passed += stop - start
         numbers, rows = zip(*parts, strict=True)
         return np.concatenate(numbers), np.concatenate(rows)
@@ -125,11 +143,11 @@ def build(view: View, schema: Schema, row_limit: int, tick: Tick) -> Index:
     places = _more_places(None, rows, row_limit)
     truth = _truth(space, schema, rows, places)
     based = Rows(view, schema, 0, stored)
-    builder = _Adding(space, places, tick)
+    builder = _Adding(codes, places, tick)
     codes = codes.with_base(builder.add(based, truth))
     rest = Rows(view, schema, stored, row_limit)
     codes = codes.with_tail(builder.add(rest, truth))
-    cost = Cost(codes.count, codes.lists, schema.dimension)
+    cost = Cost(codes.count, codes.lists)
     points = space.query_points(truth.queries)
     curve = tune(codes, points, truth.nearest(), cost)
     zeros, apart = builder.without_code(based, rest)
@@ -143,7 +161,7 @@ def grow(index: Index, view: View, schema: Schema, row_limit: int, tick: Tick) -
     stored = _stored_end(view, row_limit)
     more = Rows(view, schema, index.row_end, row_limit)
     places = _more_places(index.places, more, row_limit)
-    builder = _Adding(index.codes.space, places, tick)
+    builder = _Adding(index.codes, places, tick)
     codes = index.codes.with_tail(builder.add(more))
     base_end, name = index.base_end, index.name
     if is_base_behind(index, stored):
@@ -202,35 +220,41 @@ def _stored_end(view: View, row_limit: int) -> int:
 class _Adding:
     """Rows on their way into the codes. Those that would only be in the way are set apart."""
 
-    def __init__(self, space: Space, places: RowRange, tick: Tick) -> None:
-        self._space = space
+    def __init__(self, codes: Codes, places: RowRange, tick: Tick) -> None:
+        self._codes = codes
         self._places = places
         self._tick = tick
         self._done = 0
         self._zeros = [np.zeros(0, np.int64)]
         self._apart = [np.zeros(0, np.int64)]
 
-    def add(
-        self, rows: Rows, truth: Truth | None = None
-    ) -> Iterator[tuple[Numbers, npt.NDArray[np.float32]]]:
-        """Yield places and points for the codes; show them to `truth` on the way."""
-        for block, stored in rows.blocks():
-            numbers, vectors = block, stored
-            taken = self._space.takes(vectors)
-            if not taken.all():
-                self._apart.append(numbers[~taken])
-                numbers, vectors = numbers[taken], vectors[taken]
-            points, places = self._space.points(vectors), self._places.ordinals_of(numbers)
-            if truth is not None:
-                truth.offer(places, points, vectors)
-            if self._space.metric is Metric.COSINE:  # a zero row is as far from every query
-                zero = ~points.any(axis=1)
-                if zero.any():
-                    self._zeros.append(numbers[zero])
-                    places, points = places[~zero], np.ascontiguousarray(points[~zero])
-            yield places, points
-            self._done += len(stored)
+    def add(self, rows: Rows, truth: Truth | None = None) -> Iterator[Coded]:
+        """Yield places with codes; show the rows to `truth` on the way."""
+        work = partial(self._code, rows, truth)
+        for count, coded, near in in_order(work, rows.parts(), threads_used()):
+            if truth is not None and near is not None:
+                truth.offer(near)
+            yield coded
+            self._done += count
             self._tick(self._done)
+
+    def _code(self, rows: Rows, truth: Truth | None, part: Part) -> tuple[int, Coded, Near | None]:
+        """Return how many rows were read, and what comes of them. By several threads at a time."""
+        space = self._codes.space
+        numbers, vectors = rows.read(part)
+        count = len(numbers)
+        taken = space.takes(vectors)
+        if not taken.all():
+            self._apart.append(numbers[~taken])
+            numbers, vectors = numbers[taken], vectors[taken]
+        points, places = space.points(vectors), self._places.ordinals_of(numbers)
+        near = None if truth is None else truth.near(places, points, vectors)
+        if space.metric is Metric.COSINE:  # a zero row is as far from every query
+            zero = ~points.any(axis=1)
+            if zero.any():
+                self._zeros.append(numbers[zero])
+                places, points = places[~zero], np.ascontiguousarray(points[~zero])
+        return count, self._codes.code(places, points), near
 
     def without_code(self, *sources: Rows) -> tuple[Numbers, Numbers]:
         """Return the rows that got no code, both rising: zeros, and those to be set apart."""
@@ -238,6 +262,27 @@ class _Adding:
         return np.unique(np.concatenate(self._zeros)), np.unique(
             np.concatenate([*self._apart, *unreadable])
         )
+
+
+def in_order(
+    work: Callable[[_Item], _Result], items: Iterable[_Item], threads: int
+) -> Iterator[_Result]:
+    """Yield the result for each item, in order, of which some threads work out the next ones."""
+    if threads == 1:
+        yield from map(work, items)
+        return
+    with ThreadPoolExecutor(threads, initializer=partial(use_threads, 1)) as pool:
+        waiting: deque[Future[_Result]] = deque()
+        try:
+            for item in items:
+                waiting.append(pool.submit(work, item))
+                if len(waiting) > 2 * threads:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
 
 
 def _reach(schema: Schema, rows: Rows, tick: Tick) -> float:
@@ -248,7 +293,7 @@ def _reach(schema: Schema, rows: Rows, tick: Tick) -> float:
     if schema.metric is not Metric.DOT_PRODUCT:
         return 0.0
     parts = [np.zeros(1, np.float32)]
-    for _, vectors in rows.blocks():
+    for _, vectors in map(rows.read, rows.parts()):
         lengths = row_norms(vectors)
         parts.append(lengths[lengths <= LENGTH_MAX])
         tick(0)

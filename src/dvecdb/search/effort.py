@@ -26,12 +26,11 @@ if TYPE_CHECKING:
 
 TUNED_LIMIT: Final = 10
 """The number of nearest rows that recall is measured at."""
-DEPTHS: Final = (16, 24, 32, 50, 75, 100, 150, 200, 300, 400, 600)
+DEPTHS: Final = (16, 24, 32, 40, 50, 60, 75, 90, 110, 130, 150, 175, 200, 250, 300, 400, 600)
 DEEPER: Final = (1_200, 1_600, 2_400, 3_200)
 """Tried with all lists where those do not find enough: codes say little of some rows."""
 EF_MAX: Final = 1_000
-_CODE_COST: Final = 1.0  # of one code looked at
-_ROW_COST: Final = 0.03  # of one component measured exactly
+_ROW_COST: Final = 130.0  # of a row measured exactly, in codes looked at
 _ENOUGH: Final = 0.998  # found: more lists are not tried
 _TOO_LITTLE: Final = 0.99
 _SAFETY: Final = 0.25  # of what may be missed is kept in reserve: other queries are harder
@@ -55,7 +54,7 @@ class Effort(msgspec.Struct, frozen=True):
 
     def for_share(self, share: float, lists: int) -> Effort:
         """Return the effort where only this share of the rows counts: they lie further apart."""
-        return Effort(min(lists, ceil(self.probes * share**-0.3)), self.depth, self.recall)
+        return Effort(min(lists, ceil(self.probes * share**-0.2)), self.depth, self.recall)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,16 +115,14 @@ class Aim:
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What an effort costs, in codes looked at. rows: in the index, of this dimension."""
+    """What an effort costs, in codes looked at. rows: in the index."""
 
     rows: int
     lists: int
-    dimension: int
 
     def of(self, probes: int, depth: int) -> float:
         """Return the cost of a search."""
-        codes = self.rows * probes / self.lists
-        return codes * _CODE_COST + depth * self.dimension * _ROW_COST
+        return self.rows * probes / self.lists + depth * _ROW_COST
 
 
 def tune(codes: Codes, points: Points, truth: Numbers, cost: Cost) -> Curve:

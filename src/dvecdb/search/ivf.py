@@ -1,9 +1,9 @@
 """Candidates for nearest rows: a few coarse lists, and per row a code of about one bit a dimension.
 
-An inverted file (k-means lists, of which a search probes some) over RaBitQ codes, through faiss:
-Gao and Long, "RaBitQ: Quantizing High-Dimensional Vectors with a Theoretical Error Bound for
-Approximate Nearest Neighbor Search", SIGMOD 2024. With few components a bit each says too little;
-there each component gets eight.
+An inverted file (k-means lists, of which a search probes some) over product codes: every few
+components together get four bits, the nearest of 16 centroids (Jégou, Douze and Schmid, "Product
+Quantization for Nearest Neighbor Search", TPAMI 2011). faiss scans them 32 rows at a time, by
+lookups in registers. The fewer components a row has, the fewer share a code.
 
 Codes tell near rows from far ones. They never answer: whoever asks measures the candidates exactly.
 All four metrics go through squared Euclidean distance between **points**:
@@ -13,6 +13,8 @@ All four metrics go through squared Euclidean distance between **points**:
     manhattan    as they are: rows near in one are near in the other
     dot_product  with one more component, sqrt(reach^2 - |row|^2), 0 for queries: then the largest
                  product is the nearest point (Bachrach et al., RecSys 2014)
+
+and zeros behind, up to a multiple of the components that share a code.
 
 A `Codes` is never changed once others can see it: faiss does not allow rows to be added while it
 is searched. Growing returns another that shares the large part.
@@ -24,12 +26,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 
 from dvecdb.records import Metric
 from dvecdb.search.kernels import row_length, row_norms
+from dvecdb.search.packing import put, take
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -39,8 +42,9 @@ if TYPE_CHECKING:
     Points = npt.NDArray[np.float32]
     Numbers = npt.NDArray[np.int64]
 
-BYTE_CODES_UP_TO: Final = 128
-"""Dimensions up to which a component gets a byte instead of a bit."""
+_SHARED: Final = ((128, 1), (256, 2))
+"""Dimensions up to which so many components share a code; beyond, it is `_SHARED_MOST`."""
+_SHARED_MOST: Final = 4
 ROWS_PER_LIST: Final = 1_000  # on average, at most
 _ROWS_PER_LIST_MIN: Final = 500
 _SHORT: Final = 512  # dimensions, up to which lists are cheap to make
@@ -50,7 +54,9 @@ _ITERATIONS: Final = 10
 LENGTH_MAX: Final = 1e15
 """Rows longer than this are beyond codes: squares of differences must stay within float32. (Where
 they do not, faiss ends the process while it looks for lists, and loses rows that are added.)"""
-_QUERY_BITS: Final = 4  # of 1 .. 8: fewer lose recall, more cost time
+_CENTROIDS: Final = 16  # of four bits
+_CENTROID_ROWS: Final = 1_024  # of the sample, and
+_CENTROID_ITERATIONS: Final = 4  # tell them well enough
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,9 +68,15 @@ class Space:
     reach: float = 0.0
 
     @property
+    def shared(self) -> int:
+        """How many components share a code."""
+        return next((n for end, n in _SHARED if self.dimension <= end), _SHARED_MOST)
+
+    @property
     def components(self) -> int:
-        """The dimension of a point."""
-        return self.dimension + (self.metric is Metric.DOT_PRODUCT)
+        """The dimension of a point: a multiple of `shared`."""
+        needed = self.dimension + (self.metric is Metric.DOT_PRODUCT)
+        return needed + -needed % self.shared
 
     def takes(self, rows: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
         """Return which rows of a stored type [n, dimension], finite, can be points: bool[n]."""
@@ -80,40 +92,40 @@ class Space:
     def points(self, rows: npt.NDArray[Any]) -> Points:
         """Return rows that `takes` as points [n, components]."""
         vectors = np.ascontiguousarray(rows, np.float32)
-        match self.metric:
-            case Metric.COSINE:
-                lengths = row_norms(vectors)
-                lengths[lengths == 0.0] = 1.0
-                return vectors / lengths[:, None]
-            case Metric.DOT_PRODUCT:
-                squares = row_norms(vectors).astype(np.float64) ** 2
-                points = np.empty((len(rows), self.components), np.float32)
-                points[:, :-1] = vectors
-                points[:, -1] = np.sqrt(np.maximum(self.reach**2 - squares, 0.0))
-                return points
-        return vectors
+        if self.metric is Metric.COSINE:
+            lengths = row_norms(vectors)
+            lengths[lengths == 0.0] = 1.0
+            vectors = vectors / lengths[:, None]
+        points = self._widened(vectors)
+        if self.metric is Metric.DOT_PRODUCT:
+            squares = row_norms(vectors).astype(np.float64) ** 2
+            points[:, self.dimension] = np.sqrt(np.maximum(self.reach**2 - squares, 0.0))
+        return points
+
+    def _widened(self, vectors: Points) -> Points:
+        """Return rows [n, dimension] with zeros behind: [n, components]."""
+        if self.components == self.dimension:
+            return vectors
+        points = np.zeros((len(vectors), self.components), np.float32)
+        points[:, : self.dimension] = vectors
+        return points
 
     def query_points(self, queries: Points) -> Points:
-        """Return queries [n, dimension] as points: float32[n, components]."""
-        match self.metric:
-            case Metric.COSINE:
-                return self.points(queries)
-            case Metric.DOT_PRODUCT:
-                # Only the direction of a query counts; at the reach it lies among the points.
-                lengths = row_norms(queries)
-                lengths[lengths == 0.0] = 1.0
-                points = np.zeros((len(queries), self.components), np.float32)
-                points[:, :-1] = queries * (np.float32(self.reach) / lengths)[:, None]
-                return points
-        return np.ascontiguousarray(queries, np.float32)
+        """Return queries [n, dimension], not zero, as points: float32[n, components]."""
+        if self.metric is Metric.COSINE:
+            return self.points(queries)
+        if self.metric is Metric.DOT_PRODUCT:
+            # Only the direction of a query counts; at the reach it lies among the points.
+            lengths = row_norms(queries)
+            lengths[lengths == 0.0] = 1.0
+            return self._widened(queries * (np.float32(self.reach) / lengths)[:, None])
+        return self._widened(np.ascontiguousarray(queries, np.float32))
 
     def query_point(self, query: Points) -> Points:
         """Return a query [dimension], not longer than `LENGTH_MAX`, as point: [1, components]."""
         if self.metric is Metric.COSINE:
-            return (query / np.float32(row_length(query) or 1.0))[None]
-        if self.metric is Metric.DOT_PRODUCT:
-            return self.query_points(query[None])
-        return query[None]
+            return self._widened((query / np.float32(row_length(query) or 1.0))[None])
+        return self.query_points(query[None])
 
 
 def lists_for(rows: int, dimension: int) -> int:
@@ -125,6 +137,14 @@ def lists_for(rows: int, dimension: int) -> int:
     share = 0.35 if dimension <= _SHORT else 0.25
     wanted = max(1.0, rows / ROWS_PER_LIST, min(share * rows**0.5, rows / _ROWS_PER_LIST_MIN))
     return int(min(LISTS_MAX, 2 ** round(np.log2(wanted))))
+
+
+class Coded(NamedTuple):
+    """Rows on their way into an index: numbers and lists int64[n], codes uint8[n, m]."""
+
+    numbers: Numbers
+    lists: Numbers
+    codes: npt.NDArray[np.uint8]
 
 
 class Codes:
@@ -141,6 +161,7 @@ class Codes:
         self._tail = tail
         self._parts = [part for part in (base, tail) if part is not None and part.ntotal]
         self.count = sum(int(part.ntotal) for part in self._parts)
+        empty.pq.sync_transposed_centroids()  # coding is quicker with them
 
     @classmethod
     def train(cls, space: Space, sample: Points, lists: int) -> Codes:
@@ -152,15 +173,18 @@ class Codes:
         clustering.max_points_per_centroid = 4 * SAMPLE_PER_LIST
         quantizer = faiss.IndexFlatL2(space.components)
         clustering.train(sample, quantizer)
-        if space.dimension <= BYTE_CODES_UP_TO:
-            empty = faiss.IndexIVFScalarQuantizer(
-                quantizer, space.components, lists, faiss.ScalarQuantizer.QT_8bit
-            )
-        else:
-            empty = faiss.IndexIVFRaBitQ(quantizer, space.components, lists)
+        codes_each = space.components // space.shared
+        empty = faiss.IndexIVFPQFastScan(quantizer, space.components, lists, codes_each, 4)
         quantizer.this.disown()
         empty.own_fields = True
-        empty.train(sample)
+        # What lies beyond the centre of its list says more of a row, and takes a table of lookups a
+        # list: worth it where those are small.
+        empty.by_residual = space.shared == 1
+        empty.use_precomputed_table = -1  # none, which would be as large as the lists
+        empty.pq.cp.niter = _CENTROID_ITERATIONS
+        empty.pq.cp.min_points_per_centroid = 1
+        times = -(-_CENTROIDS // len(sample))
+        empty.train(np.tile(sample[:: -(-len(sample) // _CENTROID_ROWS)], (times, 1)))
         return cls(space, empty, faiss.clone_index(empty))
 
     @property
@@ -169,19 +193,29 @@ class Codes:
         each = int(self._base.code_size) + 8
         return self.count * each + self.lists * self.space.components * 4
 
-    def with_base(self, blocks: Iterable[tuple[Numbers, Points]]) -> Codes:
-        """Return codes of the base and of more rows, without a tail.
+    def code(self, numbers: Numbers, points: Points) -> Coded:
+        """Return rows with their codes: numbers int64[n], points float32[n, components].
 
-        blocks: row numbers int64[n] and points float32[n, components].
+        By as many threads as `use_threads` of the caller's allows; others may do it meanwhile.
         """
-        base = _faiss().clone_index(self._base)
-        _add(base, blocks)
-        return Codes(self.space, self._empty, _faiss().clone_index(base))  # without spare room
+        if not len(points):
+            return Coded(numbers, numbers, np.zeros((0, self._empty.code_size), np.uint8))
+        stored = self._empty.sa_encode(points)
+        width = stored.shape[1] - self._empty.code_size  # bytes of the number of the list
+        lists = np.zeros((len(points), 8), np.uint8)
+        lists[:, :width] = stored[:, :width]
+        return Coded(numbers, lists.view("<i8").ravel(), stored[:, width:])
 
-    def with_tail(self, blocks: Iterable[tuple[Numbers, Points]]) -> Codes:
+    def with_base(self, coded: Iterable[Coded]) -> Codes:
+        """Return codes of the base and of more rows, without a tail."""
+        base = _faiss().clone_index(self._base)
+        _add(base, coded)
+        return Codes(self.space, self._empty, base)
+
+    def with_tail(self, coded: Iterable[Coded]) -> Codes:
         """Return these codes with more rows in the tail, after those in there."""
         tail = _faiss().clone_index(self._empty if self._tail is None else self._tail)
-        _add(tail, blocks)
+        _add(tail, coded)
         return Codes(self.space, self._empty, self._base, tail if tail.ntotal else None)
 
     def with_tail_moved(self, end: int) -> Codes:
@@ -189,10 +223,10 @@ class Codes:
         faiss = _faiss()
         if self._tail is None:
             return self
-        kind = faiss.InvertedLists.SUBSET_TYPE_ID_RANGE
+        lists, codes, numbers = take(self._tail)
         base, tail = faiss.clone_index(self._base), faiss.clone_index(self._empty)
-        self._tail.copy_subset_to(base, kind, 0, end)
-        self._tail.copy_subset_to(tail, kind, end, np.iinfo(np.int64).max)
+        for part, moved in ((base, numbers < end), (tail, numbers >= end)):
+            put(part, lists[moved], codes[moved], numbers[moved])
         return Codes(self.space, self._empty, base, tail if tail.ntotal else None)
 
     def search(
@@ -205,11 +239,10 @@ class Codes:
         where there were no more, float32[n, m], m `depth` or twice that.
         """
         faiss = _faiss()
-        probes, by_byte = min(probes, self.lists), self.space.dimension <= BYTE_CODES_UP_TO
-        if allowed is None:
-            parameters = _every_row(probes, by_byte=by_byte)
-        else:
-            parameters = _parameters(probes, by_byte=by_byte)
+        probes = min(probes, self.lists)
+        parameters = _every_row(probes)
+        if allowed is not None:
+            parameters = _parameters(probes)
             selector = faiss.IDSelectorBitmap(allowed.size, faiss.swig_ptr(allowed))
             parameters.sel = selector
         found = [_search(part, points, depth, parameters) for part in self._parts]
@@ -241,19 +274,23 @@ class Codes:
             base = faiss.deserialize_index(data)
         except RuntimeError as error:  # what faiss raises for all that it does not like
             raise ValueError(f"not an index that this faiss reads: {error}") from error
-        by_byte = space.dimension <= BYTE_CODES_UP_TO
-        wanted = faiss.IndexIVFScalarQuantizer if by_byte else faiss.IndexIVFRaBitQ
-        if not isinstance(base, wanted) or base.d != space.components:
+        if not isinstance(base, faiss.IndexIVFPQFastScan):
+            raise ValueError("not an index of product codes")  # noqa: TRY004  # the file is wrong
+        if (base.d, base.M * space.shared) != (space.components, space.components):
             raise ValueError(f"an index of {base.d} components, not {space.components}")
         empty = faiss.clone_index(base)
         empty.reset()
         return cls(space, faiss.clone_index(empty), base)
 
 
-def _add(index: Any, blocks: Iterable[tuple[Numbers, Points]]) -> None:
-    for numbers, points in blocks:
-        if len(numbers):
-            index.add_with_ids(points, numbers)
+def _add(index: Any, coded: Iterable[Coded]) -> None:
+    parts = list(coded)  # a list of the index is filled once, not once a part
+    if parts:
+        lists, codes, numbers = (
+            np.concatenate([getattr(part, name) for part in parts])
+            for name in ("lists", "codes", "numbers")
+        )
+        put(index, lists, codes, numbers)
 
 
 def _search(part: Any, points: Points, depth: int, parameters: Any) -> tuple[Numbers, Points]:
@@ -268,13 +305,8 @@ def _search(part: Any, points: Points, depth: int, parameters: Any) -> tuple[Num
     return numbers, distances
 
 
-def _parameters(probes: int, *, by_byte: bool) -> Any:
-    faiss = _faiss()
-    if by_byte:
-        parameters = faiss.IVFSearchParameters()
-    else:
-        parameters = faiss.IVFRaBitQSearchParameters()
-        parameters.qb = _QUERY_BITS
+def _parameters(probes: int) -> Any:
+    parameters = _faiss().IVFSearchParameters()
     parameters.nprobe = probes
     return parameters
 
@@ -287,10 +319,15 @@ def use_threads(count: int) -> None:
     _faiss().omp_set_num_threads(count)
 
 
+def threads_used() -> int:
+    """Return how many threads faiss calls of this thread use."""
+    return int(_faiss().omp_get_max_threads())
+
+
 @contextmanager
 def using_threads(count: int) -> Iterator[None]:
     """Let faiss calls of this thread use so many threads inside; it may be a caller's."""
-    before = _faiss().omp_get_max_threads()
+    before = threads_used()
     use_threads(count)
     try:
         yield

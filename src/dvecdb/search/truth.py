@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -13,6 +13,14 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from dvecdb.search.ivf import Numbers, Points, Space
+
+
+class Near(NamedTuple):
+    """Rows that may be near queries: positions of queries and row numbers int64[n], scores."""
+
+    queries: Numbers
+    numbers: Numbers
+    scores: Points
 
 
 class Truth:
@@ -31,26 +39,36 @@ class Truth:
         self._best = np.full((len(queries), self._kept), np.inf, np.float32)
         self._rows = np.full((len(queries), self._kept), -1, np.int64)
 
-    def offer(self, numbers: Numbers, points: Points, vectors: npt.NDArray[Any]) -> None:
-        """Consider rows: numbers int64[n], their points and stored vectors."""
+    def near(self, numbers: Numbers, points: Points, vectors: npt.NDArray[Any]) -> Near:
+        """Return which of some rows may be near a query, for `offer`. Others may do it meanwhile.
+
+        numbers: int64[n], rising; then their points and stored vectors.
+        """
         if not len(numbers) or not len(self.queries):
-            return
+            return Near(numbers[:0], numbers[:0], points[:0, 0])
         scores = self._scores(points, vectors)
         at = np.searchsorted(numbers, self._own)
         at[at == len(numbers)] = 0
         own = np.flatnonzero(numbers[at] == self._own)
         scores[own, at[own]] = np.inf
-        queries, columns = np.nonzero(scores < self._best[:, -1:])  # soon few are nearer
-        if not len(queries):
+        limits = self._best[:, -1:]
+        if scores.shape[1] > self._kept and not np.isfinite(limits).all():  # at first all would be
+            limits = np.partition(scores, self._kept - 1, axis=1)[:, self._kept - 1 : self._kept]
+        queries, columns = np.nonzero(scores <= limits)  # soon few are nearer
+        return Near(queries, numbers[columns], scores[queries, columns])
+
+    def offer(self, near: Near) -> None:
+        """Consider rows."""
+        if not len(near.queries):
             return
-        own_queries = np.repeat(np.arange(len(self._best)), self._kept)
-        queries = np.concatenate([own_queries, queries])
-        numbers = np.concatenate([self._rows.ravel(), numbers[columns]])
-        near = np.concatenate([self._best.ravel(), scores[queries[len(own_queries) :], columns]])
-        order = np.lexsort((near, queries))
+        own = np.repeat(np.arange(len(self._best)), self._kept)
+        queries = np.concatenate([own, near.queries])
+        numbers = np.concatenate([self._rows.ravel(), near.numbers])
+        scores = np.concatenate([self._best.ravel(), near.scores])
+        order = np.lexsort((scores, queries))
         starts = np.searchsorted(queries[order], np.arange(len(self._best)))
         kept = order[starts[:, None] + np.arange(self._kept)]
-        self._best, self._rows = near[kept], numbers[kept]
+        self._best, self._rows = scores[kept], numbers[kept]
 
     def _scores(self, points: Points, vectors: npt.NDArray[Any]) -> Points:
         """Return what sorts as the distances do: float32[q, n]."""
