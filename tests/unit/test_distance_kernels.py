@@ -108,7 +108,7 @@ def test_int8_products_are_exact_even_at_the_extremes(dimension: int) -> None:
     extremes = rng.choice(np.array([-128, 127], np.int8), (6, dimension))
     extremes[0], extremes[1] = -128, 127
     for left in extremes:
-        products = kernels._dot(left.reshape(1, -1), extremes)
+        products = kernels.dots(left.reshape(1, -1), extremes)
         assert products.tolist() == (extremes.astype(np.int64) @ left.astype(np.int64)).tolist()
 
 
@@ -116,11 +116,11 @@ def test_int8_products_are_exact_even_at_the_extremes(dimension: int) -> None:
 def test_float16_sums_are_kept_in_float32(dimension: int) -> None:
     """A sum in float16 would stop growing at 2,048 ones and overflow at 65,504."""
     ones = np.ones((2, dimension), np.float16)
-    assert kernels._dot(ones[:1], ones).tolist() == [dimension] * 2
+    assert kernels.dots(ones[:1], ones).tolist() == [dimension] * 2
     large = np.full((2, dimension), 60_000, np.float16)
     expected = dimension * 60_000.0**2
-    found = kernels._dot(large[:1], large)
-    assert np.allclose(found, expected, rtol=kernels._rounding(dimension))
+    found = kernels.dots(large[:1], large)
+    assert np.allclose(found, expected, rtol=kernels.rounding(dimension))
 
 
 def test_widening_float16_is_exact_for_every_finite_value() -> None:

@@ -1,12 +1,23 @@
 """The nearest of some candidates are those of the definition, however little sets them apart."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
 from dvecdb.records import Metric
-from dvecdb.search.rerank import nearest_of
+from dvecdb.search import rerank
+from dvecdb.search.rerank import Candidates
 
 NUMBERS = np.arange(600)
+SOURCES = (0, 1, 250, 251, 600)  # where their rows begin and end
+
+
+def nearest_of(rows, numbers, query, metric, limit, *, roughly=True):
+    candidates = Candidates(query, metric, rows.dtype, limit, len(rows), roughly=roughly)
+    for first, end in pairwise(SOURCES):
+        candidates.add(rows[first:end], NUMBERS[: end - first], numbers[first:end])
+    return candidates.nearest()
 
 
 def agree(rows, query, metric, limit):
@@ -18,11 +29,15 @@ def agree(rows, query, metric, limit):
 @pytest.mark.parametrize("metric", Metric)
 @pytest.mark.parametrize("apart", [0.0, 1e-7, 3e-5, 1e-3])
 @pytest.mark.parametrize("dimension", [16, 768])
-def test_near_duplicates_are_told_apart(metric, apart, dimension):
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+@pytest.mark.parametrize("block_rows", [1, 7, 600])
+def test_near_duplicates_are_told_apart(monkeypatch, metric, apart, dimension, dtype, block_rows):
     random = np.random.default_rng(dimension)
     rows = random.standard_normal(dimension) + apart * random.standard_normal((600, dimension))
-    rows = rows.astype(np.float32)
-    assert all(agree(rows, rows[row], metric, limit) for row in range(9) for limit in (1, 7))
+    rows = rows.astype(dtype)
+    monkeypatch.setattr(rerank, "_BLOCK_BYTES", block_rows * rows[0].nbytes)
+    queries = rows[:3].astype(np.float32)
+    assert all(agree(rows, query, metric, limit) for query in queries for limit in (1, 7, 300))
 
 
 @pytest.mark.parametrize("metric", [Metric.EUCLIDEAN, Metric.MANHATTAN, Metric.DOT_PRODUCT])

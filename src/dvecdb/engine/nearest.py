@@ -21,7 +21,7 @@ from dvecdb.results import Explained
 from dvecdb.search.distance import TopK, needs_norms
 from dvecdb.search.ivf import LENGTH_MAX
 from dvecdb.search.kernels import row_length
-from dvecdb.search.rerank import Taken, nearest_of
+from dvecdb.search.rerank import Candidates
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -296,10 +296,13 @@ class Nearest:
     ) -> tuple[Numbers, Distances, list[int]]:
         """Measure candidates, which rise, and return the nearest; and those that are damaged."""
         damaged: list[int] = []
-        taken = Taken(len(candidates), self.schema.dimension, self.schema.vector_type.dtype)
+        schema = self.schema
+        measured = Candidates(
+            query, schema.metric, schema.vector_type.dtype, count, len(candidates), roughly=roughly
+        )
         stored = candidates
         if len(candidates) and int(candidates[-1]) >= self.view.memory_start():
-            stored = self._take_memory(candidates, taken, damaged)
+            stored = self._add_from_memory(candidates, measured, damaged)
         for segment, first, end in self.view.slices(stored):
             numbers = stored[first:end]
             ordinals = segment.ordinals_of(numbers)
@@ -311,14 +314,13 @@ class Nearest:
                 good = ~np.isin(ordinals, bad)
                 damaged += numbers[~good].tolist()
                 ordinals, numbers = ordinals[good], numbers[good]
-            taken.add(segment.vectors, ordinals, numbers)
-        numbers, distances = nearest_of(
-            taken.rows, taken.numbers, query, self.schema.metric, count, roughly=roughly
-        )
-        return numbers, distances, damaged
+            measured.add(segment.vectors, ordinals, numbers)
+        return *measured.nearest(), damaged
 
-    def _take_memory(self, candidates: Numbers, taken: Taken, damaged: list[int]) -> Numbers:
-        """Take the candidates that are in memtables; return the others."""
+    def _add_from_memory(
+        self, candidates: Numbers, measured: Candidates, damaged: list[int]
+    ) -> Numbers:
+        """Add the candidates that are in memtables; return the others."""
         stored = np.ones(len(candidates), dtype=np.bool_)
         for memtable in self.view.memtables:
             for chunk in memtable.chunks:
@@ -333,7 +335,7 @@ class Nearest:
                     lost = np.isin(numbers, list(memtable.lost_vectors))
                     damaged += numbers[lost].tolist()
                     numbers = numbers[~lost]
-                taken.add(chunk.vectors, numbers - chunk.first_row, numbers)
+                measured.add(chunk.vectors, numbers - chunk.first_row, numbers)
         return candidates[stored]
 
     # --- one by one ---

@@ -7,12 +7,12 @@ which `exact.exact_distances` defines. Keys of all blocks of one query are compa
 Bounds. u = 2**-24 is the rounding unit of float32. A float32 sum of d products in any order, with
 or without fused multiply-add, is within `d u / (1 - d u)` times the sum of the absolute products
 (Higham, Accuracy and Stability of Numerical Algorithms, section 3.1), which Cauchy-Schwarz limits
-to |x| |q|. `_rounding` is that with room to spare for the few operations around it and for the
+to |x| |q|. `rounding` is that with room to spare for the few operations around it and for the
 float64 arithmetic of the definition. A query that had to be rounded (to float16, or to two int8
 parts) adds its residual r by |r . x| <= |r| |x|. Overflow and underflow:
 
     products              the query is scaled to length 1 first; rows whose length leaves
-                          `_LENGTH_MIN .. _LENGTH_MAX` are measured exactly instead
+                          `LENGTH_MIN .. _LENGTH_MAX` are measured exactly instead
     differences           sums of terms >= 0 can only overflow to inf, never to NaN, and such
                           rows are beyond `key_max`; underflow is covered by `_tiny`
 
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     Measure = Callable[[Float32s, Float32s], Float64s]
 
 _UNIT: Final = 2.0**-24
-_LENGTH_MIN: Final = 2.0**-60
+LENGTH_MIN: Final = 2.0**-60
 _LENGTH_MAX: Final = 2.0**100
 _SQUARE_MIN: Final = 2.0**-80
 _SQUARE_MAX: Final = 2.0**100
@@ -53,7 +53,6 @@ _EUCLIDEAN_MAX: Final = 2.0**60
 _MANHATTAN_MAX: Final = 2.0**120
 _EXACT: Final = 2.0**-40
 _HALF_MAX: Final = 65_504.0
-_ROUGH_TINY: Final = 2.0**-120  # what a term may lose that is too small for float32
 _WIDEN_ELEMENTS: Final = 256 * 1024
 _SHARED_BYTES: Final = 8 * 1024 * 1024
 _KEPT_LOCK_BYTES: Final = 64 * 1024
@@ -100,7 +99,7 @@ def make_kernel(query: Float32s, metric: Metric, vector_type: VectorType) -> Ker
             return _HalfEuclidean(query)
         differences = _Differences(query, _euclidean, _EUCLIDEAN_MAX, vector_type)
         length = _length(query.astype(np.float64))
-        if vector_type is VectorType.FLOAT32 and _LENGTH_MIN <= length <= _LENGTH_MAX:
+        if vector_type is VectorType.FLOAT32 and LENGTH_MIN <= length <= _LENGTH_MAX:
             return _ProductsFirst(query, differences)
         return differences
     return _Products(query, metric, vector_type)
@@ -141,7 +140,7 @@ def row_norms(rows: Stored) -> Float32s:
     """
     if not rows.size:
         return np.zeros(len(rows), np.float32)
-    squares = _dot(rows, rows)
+    squares = dots(rows, rows)
     with np.errstate(over="ignore", invalid="ignore"):  # damaged rows may hold anything
         norms = np.sqrt(squares).astype(np.float32)
         if rows.dtype == np.float32:
@@ -161,7 +160,7 @@ def row_length(row: Float32s) -> float:
     return float(row_norms(row[None])[0])
 
 
-def _rounding(dimension: int) -> float:
+def rounding(dimension: int) -> float:
     """Return the relative error of float32 sums of `dimension` terms, generously."""
     return 1.05 * (dimension + 32) * _UNIT
 
@@ -185,36 +184,6 @@ def _faiss() -> Any:
     return import_module("faiss")  # late: it takes 0.15 s
 
 
-def rough_distances(
-    rows: Float32s, query: Float32s, metric: Metric
-) -> tuple[npt.NDArray[Any], float, float]:
-    """Return what sorts as the distances do, but for rounding: [n]; NaN for rows with such.
-
-    Then a gain and a width: a row that is no farther than another one has no key beyond that one's
-    times `1 + gain`, plus `width`. rows: float32[n, d] in C order, which float32 can measure;
-    query: float32[d], not zero unless L1 or L2.
-    """
-    error = 2.0 * _rounding(rows.shape[1])
-    if metric is Metric.MANHATTAN:
-        with np.errstate(all="ignore"):
-            sums = np.asarray(np.abs(rows - query).sum(axis=1))
-        return sums, error, rows.shape[1] * _ROUGH_TINY
-    if metric is Metric.EUCLIDEAN:
-        squares = np.asarray(_simsimd().sqeuclidean(query[None], rows)).reshape(-1)
-        return squares, error, rows.shape[1] * _ROUGH_TINY
-    length = row_length(query)
-    if length > _LENGTH_MIN:
-        scaled, width = query / np.float32(length), error * (1.0 + error)
-    else:  # what is that short is not divided by its length: it is rounded, too
-        scaled = query / np.abs(query).max()
-        width = error * _length(scaled.astype(np.float64))
-    products, lengths = _dot(scaled[None], rows), row_norms(rows)
-    if metric is Metric.COSINE:
-        lengths[lengths == 0.0] = 1.0
-        return -products / lengths, 0.0, width
-    return -products, 0.0, width * float(np.fmax.reduce(lengths))
-
-
 def pair_distances(queries: Float32s, rows: Float32s, *, manhattan: bool) -> Float32s:
     """Return the L1, or else squared L2, distances of every pair, about: float32[q, n].
 
@@ -224,9 +193,14 @@ def pair_distances(queries: Float32s, rows: Float32s, *, manhattan: bool) -> Flo
     return np.asarray(_faiss().pairwise_distances(queries, rows, kind))
 
 
-def _dot(left: Stored, right: Stored) -> Float64s:
+def dots(left: Stored, right: Stored) -> Float64s:
     """Return the dot products of the pairs of rows; `left` may be a single row. float64[n]."""
     return np.asarray(_simsimd().dot(left, right))
+
+
+def squared_distances(query: Float32s, rows: Float32s) -> Float64s:
+    """Return the squared L2 distances of every row to the query [1, d]: float64[n]."""
+    return np.asarray(_simsimd().sqeuclidean(query, rows)).reshape(-1)
 
 
 def _products(query: Stored, rows: Stored) -> Float64s:
@@ -236,7 +210,7 @@ def _products(query: Stored, rows: Stored) -> Float64s:
     bus. Little is done before another core is awake, and waits long for one that is busy.
     """
     if rows.dtype != np.float32 or rows.nbytes < _SHARED_BYTES:
-        return _dot(query, rows)
+        return dots(query, rows)
     with np.errstate(all="ignore"):  # rows that are not live may hold anything
         products: Float32s = rows @ query[0]
         return products.astype(np.float64)
@@ -265,7 +239,7 @@ class _Differences:
         self._query = query.reshape(1, -1)
         self._measure = measure
         self._type = vector_type
-        self._error = _rounding(query.size)
+        self._error = rounding(query.size)
         self._tiny = math.sqrt(query.size) * 2.0**-62
 
     def bounds(self, rows: Stored, norms: Float32s | None, threshold: float) -> Bounds:
@@ -319,7 +293,7 @@ class _HalfEuclidean:
         self._query = query.astype(np.float16).reshape(1, -1)
         residual = query.astype(np.float64) - self._query[0]
         self._residual = 1.001 * float(np.sqrt(np.add.reduce(residual * residual)))
-        self._error = _rounding(query.size)
+        self._error = rounding(query.size)
 
     def bounds(self, rows: Stored, norms: Float32s | None, threshold: float) -> Bounds:
         """See `Kernel`."""
@@ -385,7 +359,7 @@ class _Products:
             self._norm_error = 4.0 * _UNIT
             self._split(target)
         else:
-            self._norm_error = _rounding(query.size)
+            self._norm_error = rounding(query.size)
             half = vector_type is VectorType.FLOAT16
             self._round(target / self._length, np.float16 if half else np.float32)
 
@@ -398,7 +372,7 @@ class _Products:
         self._query = target.astype(dtype).reshape(1, -1)
         self._scale = math.ldexp(1.0, -exponent)
         residual = _length(target - self._query[0]) * self._scale
-        self._error = 1.01 * _rounding(target.size) + 1.001 * residual
+        self._error = 1.01 * rounding(target.size) + 1.001 * residual
 
     def _split(self, target: Float64s) -> None:
         """Keep `target`, the query as float64[d], as int8 or as a sum of two int8 vectors."""
@@ -429,12 +403,12 @@ class _Products:
             return Bounds(None, low, 1.0, width)
         index = np.flatnonzero(low <= threshold)
         if index.size > len(rows) // 4:
-            products += _dot(self._rest, rows) * self._rest_scale
+            products += dots(self._rest, rows) * self._rest_scale
             low, width = self._intervals(products, lengths, self._rest_error)
             return Bounds(None, low, 1.0, width)
         if not index.size:
             return Bounds(index, low[:0], 1.0, 0.0)
-        products = products[index] + _dot(self._rest, rows[index]) * self._rest_scale
+        products = products[index] + dots(self._rest, rows[index]) * self._rest_scale
         low, width = self._intervals(products, lengths[index], self._rest_error)
         return Bounds(index, low, 1.0, width)
 
@@ -476,10 +450,10 @@ class _Products:
         if self._metric is Metric.EUCLIDEAN:
             return
         smallest, largest = np.minimum.reduce(lengths), np.maximum.reduce(lengths)
-        if smallest >= _LENGTH_MIN and largest <= _LENGTH_MAX:
+        if smallest >= LENGTH_MIN and largest <= _LENGTH_MAX:
             return
         products[lengths == 0.0] = 0.0
-        odd = np.flatnonzero(~((lengths >= _LENGTH_MIN) & (lengths <= _LENGTH_MAX)))
+        odd = np.flatnonzero(~((lengths >= LENGTH_MIN) & (lengths <= _LENGTH_MAX)))
         measured = odd[lengths[odd] > 0.0]
         with np.errstate(invalid="ignore"):  # rows that are not live may hold anything
             exact = exact_distances(rows[measured], self._exact_query, self._metric)
