@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import os
+import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
@@ -16,11 +19,11 @@ from dvecdb.engine.rows import damaged_rows
 from dvecdb.engine.segment import UnreadableError
 from dvecdb.results import Hit, Hits
 from dvecdb.search.effort import Aim
-from dvecdb.search.ivf import use_threads
+from dvecdb.search.ivf import use_threads, using_threads
 from dvecdb.search.vectors import check_query
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     import numpy.typing as npt
 
@@ -32,6 +35,33 @@ if TYPE_CHECKING:
     from dvecdb.search.wanted import Wanted
 
 _decode = msgspec.json.Decoder().decode
+
+
+class Turns:
+    """As many at a time as there are processors: more would only take the interpreter in turn.
+
+    Between them they would have it back and forth at every call into a library, at a price that
+    grows with their number.
+    """
+
+    def __init__(self, count: int) -> None:
+        self._locks = [threading.Lock() for _ in range(count)]
+        self._next = itertools.cycle(self._locks)
+
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        """Wait for a turn, and have it."""
+        lock = next((lock for lock in self._locks if lock.acquire(blocking=False)), None)
+        if lock is None:
+            lock = next(self._next)
+            lock.acquire()
+        try:
+            yield
+        finally:
+            lock.release()
+
+
+_turns: Final = Turns(os.cpu_count() or 1)
 _FEW_QUERIES: Final = 4  # up to so many a batch is done by the caller's thread
 
 
@@ -82,6 +112,14 @@ class Searching:
         effort = Aim(
             wanted.limit + wanted.offset, wanted.recall, wanted.ef_search, self.default_recall
         )
+        if self.index is None or effort.is_exact:
+            return self._hits_for(nearest, vector, wanted, effort)
+        with _turns.turn(), using_threads(1):  # to call others costs more than they would do
+            return self._hits_for(nearest, vector, wanted, effort)
+
+    def _hits_for(
+        self, nearest: Nearest, vector: npt.NDArray[np.float32], wanted: Wanted, effort: Aim
+    ) -> Hits:
         found = nearest.find(vector, effort)
         excluded = name_rows(self.view, found.damaged) if found.damaged else []
         if excluded and wanted.on_damage == "fail":
@@ -139,27 +177,22 @@ class Searching:
     ) -> set[int]:
         """Read ids and metadata of rows; return the positions of those that are damaged."""
         unreadable: set[int] = set()
-        groups: dict[Segment, list[int]] = {}
-        in_memory, numbers = self.view.memory_start(), rows.tolist()
-        for index, row in enumerate(numbers):
+        in_memory, stored = self.view.memory_start(), []
+        for index, row in enumerate(rows.tolist()):
             memtable = self.view.in_memory(row) if row >= in_memory else None
-            if memtable is None:
-                groups.setdefault(self.view.segment_of(row), []).append(index)
+            if memtable is not None:
+                chunk = memtable.chunk_of(row)
+                ids[index] = chunk.ids[row - chunk.first_row]
+                metadata[index] = chunk.metadata[row - chunk.first_row]
+                if with_metadata and row in memtable.lost_metadata:
+                    unreadable.add(index)
                 continue
-            chunk = memtable.chunk_of(row)
-            ids[index] = chunk.ids[row - chunk.first_row]
-            metadata[index] = chunk.metadata[row - chunk.first_row]
-            if with_metadata and row in memtable.lost_metadata:
-                unreadable.add(index)
-        stored = []
-        for segment, places in groups.items():
-            ordinals = [segment.ordinal_of(numbers[place]) for place in places]
-            known = segment.known(ordinals, metadata=with_metadata)
+            segment = self.view.segment_of(row)
+            known = segment.known(segment.ordinal_of(row), metadata=with_metadata)
             if known is None:
-                stored += places
-                continue
-            for place, text, value in zip(places, *known, strict=True):
-                ids[place], metadata[place] = text.decode(), value
+                stored.append(index)
+            else:
+                ids[index], metadata[index] = known[0].decode(), known[1]
         outside = np.array(stored, dtype=np.int64)
         wanted = metadata if with_metadata else None
         for segment, found in self.view.by_segment(rows[outside]) if stored else ():

@@ -7,7 +7,7 @@ and never served: callers ask `unreadable_vectors` first, or get `Unreadable`.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar, cast
 
 import numpy as np
 
@@ -236,9 +236,9 @@ class Segment(RowRange):
         if not span.size or not len(ordinals):
             return [b""] * len(ordinals)
         if len(ordinals) <= _FEW:
-            known = self._known(name, ordinals.tolist())
-            if known is not None:
-                return known
+            known = [self._known(name, ordinal) for ordinal in ordinals.tolist()]
+            if None not in known:
+                return cast("list[bytes]", known)
         starts, ends = self._offsets(name, ordinals)
         damaged = self._bytes_damaged(starts + span.offset, ends + span.offset)
         if damaged.any():
@@ -247,35 +247,32 @@ class Segment(RowRange):
         bounds = zip((starts + base).tolist(), (ends + base).tolist(), strict=True)
         return [bytes(body[start:end]) for start, end in bounds]
 
-    def _known(self, name: str, ordinals: list[int]) -> list[bytes] | None:
-        """Return values if every page of them is known to be good: sooner than numpy begins."""
+    def _known(self, name: str, ordinal: int) -> bytes | None:
+        """Return a value if every page of it is known to be good: sooner than numpy begins."""
         first_value, table, first = self._tables[name]
-        states, size, body = self._state_bytes, sf.PAGE_BYTES, self._body
-        found = []
+        states, size = self._state_bytes, sf.PAGE_BYTES
+        at = first + 8 * ordinal
         try:
-            for ordinal in ordinals:
-                at = first + 8 * ordinal
-                if states[at // size] != _GOOD or states[(at + 15) // size] != _GOOD:
-                    return None
-                start, end = table[ordinal] + first_value, table[ordinal + 1] + first_value
-                for page in range(start // size, max(end - 1, start) // size + 1):
-                    if states[page] != _GOOD:
-                        return None
-                found.append(bytes(body[start:end]))
+            if states[at // size] != _GOOD or states[(at + 15) // size] != _GOOD:
+                return None
+            start, end = table[ordinal] + first_value, table[ordinal + 1] + first_value
+            page, last = start // size, max(end - 1, start) // size
+            while states[page] == _GOOD:
+                if page == last:
+                    return bytes(self._body[start:end])
+                page += 1
         except IndexError:  # beyond the pages there are
-            return None
-        return found
+            pass
+        return None
 
-    def known(
-        self, ordinals: list[int], *, metadata: bool
-    ) -> tuple[list[bytes], list[bytes]] | None:
-        """Return ids and metadata, b"" for none, of a few rows if all is known to be good."""
-        values: list[bytes] | None = [b""] * len(ordinals)
+    def known(self, ordinal: int, *, metadata: bool) -> tuple[bytes, bytes] | None:
+        """Return id and metadata, b"" for none, of a row if both are known to be good."""
+        value: bytes | None = b""
         if metadata and self._has_metadata:
-            is_lost = self._lost_metadata and not self._lost_metadata.isdisjoint(ordinals)
-            values = None if is_lost else self._known("metadata", ordinals)
-        texts = None if values is None else self._known("ids", ordinals)
-        return None if values is None or texts is None else (texts, values)
+            is_lost = self._lost_metadata and ordinal in self._lost_metadata
+            value = None if is_lost else self._known("metadata", ordinal)
+        text = None if value is None else self._known("ids", ordinal)
+        return None if value is None or text is None else (text, value)
 
     def ids(self, ordinals: npt.NDArray[np.int64]) -> list[str]:
         """Return the ids of rows by ordinal.
