@@ -27,6 +27,7 @@ from dvecdb.errors import HandleError
 from dvecdb.formats import names
 from dvecdb.formats.framing import FormatError
 from dvecdb.formats.index_file import IndexHeader, StoredIndex, decode_index, encode_index
+from dvecdb.media.heap import give_back
 from dvecdb.records import Finding, IndexStats
 from dvecdb.search.effort import Curve, Effort
 from dvecdb.search.ivf import Codes, Space, using_threads
@@ -139,6 +140,7 @@ def _step(store: Store, stopping: Callable[[], bool], *, anew: bool = False) -> 
         progress.start(visible.row_limit, 0)
         with using_threads(os.cpu_count() or 1):
             store.index = build(view, store.schema, visible.row_limit, tick)
+        give_back()
     store.environment.findings.forget(store.name, _FAILED)
     _save_if_due(store)
     return True
