@@ -51,9 +51,9 @@ class Chroma:
         for effort in EFFORTS:
             self._set(effort)
             self.effort = effort
-            if asked.tuned_recall(self, self.search) >= RECALL:
+            self.recall = asked.recall(self, self.search)
+            if self.recall >= RECALL:
                 break
-        self.recall = asked.recall(self, self.search)
 
     def _start(self) -> None:
         with socket.socket() as listener:

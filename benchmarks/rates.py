@@ -1,7 +1,8 @@
 """Searches a second at a given recall: what is measured of dvecdb and of everything beside it.
 
-The effort of each system is the lowest that reaches the recall on one half of the queries; it is
-measured on the other half, all systems in turn, slice by slice and each time in another order.
+The effort of each system is the lowest that reaches the recall on the queries that are measured:
+were it chosen by others, some would be measured below the recall and some above. All systems have
+their turn, slice by slice and each time in another order.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from benchmarks.answers import LIMIT, Right, halves
+from benchmarks.answers import LIMIT, Right
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -71,7 +72,7 @@ class Ours:
 
 @dataclass(frozen=True, slots=True)
 class Level:
-    """A system at the effort for a recall. recall: what it finds on the measured half."""
+    """A system at the effort for a recall. recall: what it finds with it."""
 
     system: System
     effort: float
@@ -83,19 +84,14 @@ class Level:
 
 
 class Queries:
-    """The two halves of the queries, and what is right for each."""
+    """The queries, and what is right for each."""
 
     def __init__(self, rows: Rows, queries: Rows, **options: Any) -> None:
-        self.tuned, self.measured = halves(queries)
-        self._right_tuned = Right(rows, self.tuned, **options)
-        self._right = Right(rows, self.measured, **options)
-
-    def tuned_recall(self, system: System, search: Search) -> float:
-        """Return the recall on the half that efforts are chosen by."""
-        return self._right_tuned.recall(_answers(system, search, self.tuned))
+        self.measured = queries
+        self._right = Right(rows, queries, **options)
 
     def recall(self, system: System, search: Search) -> float:
-        """Return the recall on the measured half."""
+        """Return the recall of a search."""
         return self._right.recall(_answers(system, search, self.measured))
 
     def level(self, system: System, recall: float) -> Level:
@@ -103,7 +99,7 @@ class Queries:
         low, high = 0, len(system.efforts) - 1
         while low < high:  # recall rises with the effort, but for noise
             middle = (low + high) // 2
-            if self.tuned_recall(system, system.at(system.efforts[middle])) >= recall:
+            if self.recall(system, system.at(system.efforts[middle])) >= recall:
                 high = middle
             else:
                 low = middle + 1
