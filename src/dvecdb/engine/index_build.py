@@ -120,14 +120,16 @@ class Rows:
         """
         wanted = np.unique(((np.arange(count) + offset) * self.count / count).astype(np.int64))
         wanted = wanted[wanted < self.count]
-        parts = [(np.zeros(0, np.int64), np.zeros((0, self._schema.dimension), self._dtype))]
+        asked: list[Part] = []
         passed = 0
         for source, start, stop in self._sources:
             inside = wanted[(wanted >= passed) & (wanted < passed + stop - start)]
-            for ordinals in np.array_split(inside - passed + start, max(1, len(inside) // 256)):
-                parts += [self.read((source, ordinals))] if len(ordinals) else []
+            whole = np.array_split(inside - passed + start, max(1, len(inside) // 256))
+            asked += [(source, ordinals) for ordinals in whole if len(ordinals)]
             passed += stop - start
-        numbers, rows = zip(*parts, strict=True)
+        nothing = (np.zeros(0, np.int64), np.zeros((0, self._schema.dimension), self._dtype))
+        found = [nothing, *in_order(self.read, asked, threads_used())]
+        numbers, rows = zip(*found, strict=True)
         return np.concatenate(numbers), np.concatenate(rows)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import threading
 from typing import TYPE_CHECKING, Any, Final
 
@@ -23,7 +22,6 @@ if TYPE_CHECKING:
 _BLOCK_BYTES: Final = 512 * 1024
 """Rows are looked at so many at a time: what was just copied is then still near the processor."""
 _SPARE: Final = 3  # so few rows beyond the limit are measured sooner than they are looked at
-_FEW: Final = 256  # so few numbers Python sorts without giving the interpreter to other threads
 _memory = threading.local()
 
 
@@ -94,14 +92,14 @@ class Candidates:
             if self._filled:
                 self._look()
             keys = self._keys[:count]
-            last = self._rough.limit(_smallest(keys, self._limit))
+            last = self._rough.limit(float(np.partition(keys, self._limit - 1)[self._limit - 1]))
             kept = np.flatnonzero(~(keys > last))  # NaN, if `last` is none, keeps all
             numbers = numbers[kept]
             rows = self._block[kept] if count <= len(self._block) else self._rows(kept)
         if rows is None:
             rows = self._rows(np.arange(count))
         distances = exact_distances(rows, self._query, self._metric)
-        order = _order(distances, numbers)[: self._limit]
+        order = np.lexsort((numbers, distances))[: self._limit]
         numbers, distances = numbers[order], distances[order]
         if len(distances) and not np.isfinite(distances[-1]):
             finite = np.isfinite(distances)
@@ -128,19 +126,3 @@ def _block(dimension: int, dtype: np.dtype[Any], room: int) -> Rows:
     if held is None or len(held) < count * row_bytes:
         held = _memory.held = np.empty(max(_BLOCK_BYTES, count * row_bytes), np.uint8)
     return held[: count * row_bytes].view(dtype).reshape(count, dimension)
-
-
-def _smallest(values: Distances, count: int) -> float:
-    """Return the value that is number `count` in order; NaN comes last."""
-    if len(values) > _FEW:
-        return float(np.partition(values, count - 1)[count - 1])
-    found = sorted(value for value in values.tolist() if not math.isnan(value))
-    return found[count - 1] if len(found) >= count else math.nan
-
-
-def _order(distances: Distances, numbers: Numbers) -> Numbers:
-    """Return the order by (distance, number), with NaN last: int64[n]."""
-    if len(distances) > _FEW or np.isnan(distances).any():
-        return np.lexsort((numbers, distances))
-    pairs = list(zip(distances.tolist(), numbers.tolist(), strict=True))
-    return np.array(sorted(range(len(pairs)), key=pairs.__getitem__), np.int64)
