@@ -100,7 +100,7 @@ class Matching:
             self._where, lambda one: self._with_ids(one, source, kept.columns.rows), keep=stored
         )
         lost = kept.lost if stored else self._lost_in(source)
-        return found[:count], lost[lost < count]
+        return found[:count], lost[lost < count] if len(lost) else lost
 
     def _lost_in(self, source: Segment | Chunk) -> Ordinals:
         lost = self._lost_rows - source.first_row

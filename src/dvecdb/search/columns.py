@@ -48,6 +48,7 @@ if TYPE_CHECKING:
 
     Read = Callable[[int, int], Sequence[bytes]]
     Bools = npt.NDArray[np.bool_]
+    Codes = npt.NDArray[np.int16] | npt.NDArray[np.int32]
 
 COLUMNS_MAX: Final = 64
 """Columns kept of a block; the one that was built first goes first."""
@@ -80,8 +81,8 @@ ColumnKey = PathKey | FieldKey
 class Column:
     """The values of some rows, numbered. Immutable.
 
-    codes: int32[values], -1 in a row without one; owners: int64[values], the row of each code,
-    None if every row has exactly one code; present: bool[rows], where the path leads somewhere,
+    codes: int32[values], or int16, -1 in a row without one; owners: int64[values], the row of each
+    code, None if every row has exactly one; present: bool[rows], where the path leads somewhere,
     None: where there is a value; distinct: JSON values, `NESTED` for those that are not scalars;
     codes below `numbers` are numbers, rising, and from there below `texts` texts.
     """
@@ -112,7 +113,9 @@ class Column:
         ordered: list[Hashable] = [*numbers, *texts, *others]
         self.index: dict[Hashable, int] = {key: code for code, key in enumerate(ordered)}
         known = self.index if _MISSING not in kinds else {**self.index, _MISSING: -1}
-        self.codes = np.fromiter(map(known.__getitem__, values), np.int32, len(values))
+        codes = np.fromiter(map(known.__getitem__, values), np.int32, len(values))
+        few = len(ordered) < np.iinfo(np.int16).max
+        self.codes: Codes = codes.astype(np.int16) if few else codes  # less to read
         self.distinct: list[Any] = ordered[: self.texts]
         self.distinct += [_value_of(key, wholes) for key in others]
         self._dates: npt.NDArray[np.int64] | None = None
@@ -130,7 +133,8 @@ class Column:
             return np.zeros(self.rows, dtype=np.bool_)
         if end - first == 1:
             return self._rows_where(self.codes == first)
-        return self._rows_where((self.codes >= first) & (self.codes < end))
+        above = (self.codes - self.codes.dtype.type(first)).view(f"u{self.codes.dtype.itemsize}")
+        return self._rows_where(above < end - first)  # those below wrapped round
 
     def rows_with_keys(self, keys: Iterable[Hashable]) -> Bools:
         """Return which rows have one of these values, given by `json_key`: bool[rows]."""

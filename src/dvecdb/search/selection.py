@@ -7,6 +7,7 @@ it looks at, every distinct one is looked at once.
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
+from functools import lru_cache
 from typing import TYPE_CHECKING, assert_never
 
 import numpy as np
@@ -50,9 +51,10 @@ def select(where: Filter, columns: Columns, ids: Ids) -> Bools:
     return found[0] if len(found) == 1 else np.concatenate([np.zeros(0, np.bool_), *found])
 
 
-def column_keys(where: Filter) -> list[ColumnKey]:
+@lru_cache(256)  # a search asks it for each segment
+def column_keys(where: Filter) -> tuple[ColumnKey, ...]:
     """Return the columns that a filter looks at, each once."""
-    return list(dict.fromkeys(_keys(where.tree)))
+    return tuple(dict.fromkeys(_keys(where.tree)))
 
 
 def _keys(condition: Condition) -> Iterator[ColumnKey]:
@@ -90,6 +92,8 @@ class _Selection:
 
     def tree(self, tree: Tree) -> Bools:
         """Return which rows a tree holds for: bool[rows]."""
+        if len(tree.must) == 1 and not (tree.should or tree.must_not or tree.least is not None):
+            return self._holds(tree.must[0])
         found = np.ones(self._rows, dtype=np.bool_)
         for condition in tree.must:
             found &= self._holds(condition)
