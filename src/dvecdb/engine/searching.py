@@ -45,7 +45,12 @@ class Turns:
     """
 
     def __init__(self, count: int) -> None:
-        self._locks = [threading.Lock() for _ in range(count)]
+        self._count = count
+        self.begin()
+
+    def begin(self) -> None:
+        """Forget who has a turn: in a process that was forked, those threads are not."""
+        self._locks = [threading.Lock() for _ in range(self._count)]
         self._next = itertools.cycle(self._locks)
 
     @contextmanager
@@ -62,6 +67,7 @@ class Turns:
 
 
 _turns: Final = Turns(os.cpu_count() or 1)
+os.register_at_fork(after_in_child=_turns.begin)
 _FEW_QUERIES: Final = 4  # up to so many a batch is done by the caller's thread
 
 
