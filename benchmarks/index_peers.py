@@ -108,7 +108,7 @@ def _databases(options: Options, path: Path, rows: Rows, queries: Queries) -> li
 def _own_fill(options: Options, queries: Queries, rows: Rows) -> float:
     """Return how long it takes until all rows are durable and the index covers them.
 
-    What it finds by default at that moment is checked: it may be made anew later, in a quiet second.
+    What it finds by default at that moment is checked: it may be made anew in a quiet second.
     """
     with (
         fresh(options, 2 * rows.nbytes) as path,
