@@ -176,7 +176,8 @@ class World:
         exact = snapshot.search(query, limit=limit, where=where, recall=1.0)
         expect([(hit.id, hit.distance) for hit in exact] == wanted, f"exact at {lsn}")
         hits = snapshot.search(query, limit=limit, where=where, explain=True)
-        self.plans.append(hits.explained.plan)
+        few = "matching rows are in the index" in hits.explained.why
+        self.plans.append("few" if few else hits.explained.plan)
         places = {text: place for place, text in enumerate(ids)}
         found = []
         for hit in hits:
@@ -213,12 +214,12 @@ CASES = [
 def test_any_history_is_searched_as_the_oracle_does(schema):
     world = World(schema, Random(f"{schema}"))
     world.run()
-    through = [plan for plan in world.plans if plan != "exact"]
-    print(f"{len(world.plans)} searches, {len(through)} through the index")
+    plans = [plan for plan in world.plans if plan != "few"]  # those are measured, by its places
+    through = [plan for plan in plans if plan != "exact"]
+    print(f"{len(world.plans)} searches, {len(plans)} of many rows, {len(through)} by the index")
     print(f"recall {np.mean(world.recalls):.4f}")
-    assert len(through) > len(world.plans) // 4
-    if schema.dimension > 1:  # of one component codes say little: few rows are all measured
-        assert "index, filtered" in through
+    assert len(through) > len(plans) // 3
+    assert "index, filtered" in through
     assert np.mean(world.recalls) >= RECALL_MIN
 
 

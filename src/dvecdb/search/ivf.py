@@ -56,7 +56,8 @@ LENGTH_MAX: Final = 1e15
 they do not, faiss ends the process while it looks for lists, and loses rows that are added.)"""
 _CENTROIDS: Final = 16  # of four bits
 _CENTROID_ROWS: Final = 1_024  # of the sample, and
-_CENTROID_ITERATIONS: Final = 4  # tell them well enough
+_CENTROID_ITERATIONS: Final = 4  # tell them well enough;
+_CENTROID_ITERATIONS_SHORT: Final = 25  # of components by themselves, which cost little
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +162,6 @@ class Codes:
         self._tail = tail
         self._parts = [part for part in (base, tail) if part is not None and part.ntotal]
         self.count = sum(int(part.ntotal) for part in self._parts)
-        empty.pq.sync_transposed_centroids()  # coding is quicker with them
 
     @classmethod
     def train(cls, space: Space, sample: Points, lists: int) -> Codes:
@@ -177,15 +177,16 @@ class Codes:
         empty = faiss.IndexIVFPQFastScan(quantizer, space.components, lists, codes_each, 4)
         quantizer.this.disown()
         empty.own_fields = True
+        alone = space.shared == 1
         # What lies beyond the centre of its list says more of a row, and takes a table of lookups a
         # list: worth it where those are small.
-        empty.by_residual = space.shared == 1
+        empty.by_residual = alone
         empty.use_precomputed_table = -1  # none, which would be as large as the lists
-        empty.pq.cp.niter = _CENTROID_ITERATIONS
+        empty.pq.cp.niter = _CENTROID_ITERATIONS_SHORT if alone else _CENTROID_ITERATIONS
         empty.pq.cp.min_points_per_centroid = 1
         times = -(-_CENTROIDS // len(sample))
         empty.train(np.tile(sample[:: -(-len(sample) // _CENTROID_ROWS)], (times, 1)))
-        return cls(space, empty, faiss.clone_index(empty))
+        return cls(space, _quick_to_code(empty), faiss.clone_index(empty))
 
     @property
     def size_bytes(self) -> int:
@@ -280,7 +281,13 @@ class Codes:
             raise ValueError(f"an index of {base.d} components, not {space.components}")
         empty = faiss.clone_index(base)
         empty.reset()
-        return cls(space, faiss.clone_index(empty), base)
+        return cls(space, _quick_to_code(faiss.clone_index(empty)), base)
+
+
+def _quick_to_code(empty: Any) -> Any:
+    """Let an index code with its centroids side by side, component by component; return it."""
+    empty.pq.sync_transposed_centroids()
+    return empty
 
 
 def _add(index: Any, coded: Iterable[Coded]) -> None:
