@@ -95,10 +95,7 @@ class Nearest:
             self._measured = 0
             nearest = self._top(query, wanted.count)
             damaged = self._offer_from(nearest, 0)
-            rows, distances = nearest.result()
-            self.lap("measure")
-            self._explain("exact", why, 0, 0, 1.0)
-            return Found(rows, distances, self._with_untold(damaged))
+            return self._found(nearest.result(), damaged, "exact", why)
         return self._through(index, query, wanted, effort, why)
 
     def again(self) -> Nearest:
@@ -185,10 +182,8 @@ class Nearest:
         found = self._rerank(query, rows, wanted.count, roughly=roughly)
         damaged, parts = found[2], [found[:2]]
         self._measured = len(rows)
-        nearest, distances = self._with_rest(index, query, wanted, parts, damaged)
-        self.lap("measure")
-        self._explain("exact", why, 0, 0, 1.0)
-        return Found(nearest, distances, self._with_untold(damaged))
+        nearest = self._with_rest(index, query, wanted, parts, damaged)
+        return self._found(nearest, damaged, "exact", why)
 
     def _through(
         self,
@@ -251,11 +246,9 @@ class Nearest:
             parts.append(found[:2])
         self.lap("rerank")
         self._measured = 0
-        rows, distances = self._with_rest(index, query, wanted, parts, damaged)
-        self.lap("measure")
+        nearest = self._with_rest(index, query, wanted, parts, damaged)
         plan = "index" if self.matching is None else "index, filtered"
-        self._explain(plan, why, len(candidates), probes, effort.recall)
-        return Found(rows, distances, self._with_untold(damaged))
+        return self._found(nearest, damaged, plan, why, len(candidates), probes, effort.recall)
 
     def _with_rest(
         self,
@@ -450,6 +443,20 @@ class Nearest:
             now = self.now_ns()
             self._seconds[stage] = self._seconds.get(stage, 0.0) + (now - self._mark_ns) / 1e9
             self._mark_ns = now
+
+    def _found(  # what was found, and how
+        self,
+        nearest: tuple[Numbers, Distances],
+        damaged: list[int],
+        plan: str,
+        why: str,
+        reranked: int = 0,
+        probes: int = 0,
+        recall: float = 1.0,
+    ) -> Found:
+        self.lap("measure")
+        self._explain(plan, why, reranked, probes, recall)
+        return Found(*nearest, self._with_untold(damaged))
 
     def _explain(self, plan: str, why: str, reranked: int, probes: int, recall: float) -> None:
         if self.now_ns is None:
