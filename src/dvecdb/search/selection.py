@@ -51,7 +51,7 @@ def select(where: Filter, columns: Columns, ids: Ids) -> Bools:
     return found[0] if len(found) == 1 else np.concatenate([np.zeros(0, np.bool_), *found])
 
 
-@lru_cache(256)  # a search asks it for each segment
+@lru_cache(16)  # a search asks it for each segment; filters may be large
 def column_keys(where: Filter) -> tuple[ColumnKey, ...]:
     """Return the columns that a filter looks at, each once."""
     return tuple(dict.fromkeys(_keys(where.tree)))
