@@ -57,11 +57,18 @@ def fill(
 
 
 @contextlib.contextmanager
-def indexed(path: Path, rows: Rows, **schema: Any) -> Iterator[Any]:
-    """Give an open collection of the rows, with metadata, whose index is ready."""
+def filled(path: Path, rows: Rows, **schema: Any) -> Iterator[Any]:
+    """Give an open collection of the rows, with metadata, all durable."""
     with dvecdb.open(path, settings=settings_for(len(rows))) as database:
         docs = database.create_collection("docs", dimension=rows.shape[1], **schema)
         fill(docs, rows, metadata=metadata_of(len(rows)))
+        yield docs
+
+
+@contextlib.contextmanager
+def indexed(path: Path, rows: Rows, **schema: Any) -> Iterator[Any]:
+    """Give an open collection of the rows, with metadata, whose index is ready."""
+    with filled(path, rows, **schema) as docs:
         wait(docs)
         yield docs
 

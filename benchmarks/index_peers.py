@@ -14,11 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from benchmarks.answers import LIMIT
 from benchmarks.harness import Measure, Options, fresh, timed
-from benchmarks.index_data import fill, indexed, metadata_of, settings_for
+from benchmarks.index_data import filled, indexed, metadata_of
 from benchmarks.index_systems import DATABASES, LIBRARIES, present, skipped
 from benchmarks.rates import Level, Ours, Queries, fastest, in_turn, ratios
-
-import dvecdb
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -110,18 +108,17 @@ def _own_fill(options: Options, queries: Queries, rows: Rows) -> float:
 
     What it finds by default at that moment is checked: it may be made anew in a quiet second.
     """
-    with (
-        fresh(options, 2 * rows.nbytes) as path,
-        dvecdb.open(path / "data", settings=settings_for(len(rows))) as database,
-    ):
-        docs = database.create_collection("docs", dimension=rows.shape[1])
+    with fresh(options, 2 * rows.nbytes) as path, contextlib.ExitStack() as stack:
 
         def run() -> None:
-            fill(docs, rows, metadata=metadata_of(len(rows)))
+            docs = stack.enter_context(filled(path / "data", rows))
             while docs.stats().index.state != "ready":
                 time.sleep(POLL_SECONDS)
+            opened.append(docs)
 
+        opened: list[Any] = []
         took = timed(run)
+        docs = opened[0]
         if docs.search(queries.measured[0], explain=True).explained.plan != "index":
             raise RuntimeError("the index was not used")
         found = queries.recall(Ours(docs), lambda query: docs.search(query, limit=LIMIT))
