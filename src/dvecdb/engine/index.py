@@ -10,10 +10,12 @@ from __future__ import annotations
 import threading
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
 from dvecdb.clock import NANOSECONDS_PER_SECOND
+from dvecdb.engine.located import Located
 from dvecdb.engine.rows import live_mask
 from dvecdb.engine.segment import Segment
 
@@ -67,6 +69,7 @@ class Index:
     name: str | None = None
     _newest: LiveRows | None = None
     _past: dict[int, LiveRows] = field(default_factory=dict)
+    _located: WeakKeyDictionary[View, Located] = field(default_factory=WeakKeyDictionary)
 
     @property
     def row_end(self) -> int:
@@ -77,6 +80,13 @@ class Index:
         """Return the places of rows below `row_end`; those that are not held have none."""
         found = self.places.ordinals_of(rows)
         return found if self.places.row_numbers is None else found[found >= 0]
+
+    def located(self, view: View) -> Located:
+        """Return where the rows of a view lie that are in its segments."""
+        found = self._located.get(view)
+        if found is None or not found.is_current:
+            found = self._located[view] = Located(view.row_segments, self.places)
+        return found
 
     def live(self, view: View, lsn: int, row_limit: int) -> LiveRows:
         """Return which rows of the index are live at `lsn`, when there were `row_limit` rows."""

@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from dvecdb.engine.candidates import merged, nearest_candidates
 from dvecdb.engine.rows import live_mask
 from dvecdb.records import Metric
 from dvecdb.results import Explained
 from dvecdb.search.distance import TopK, needs_norms
 from dvecdb.search.ivf import LENGTH_MAX
 from dvecdb.search.kernels import row_length
-from dvecdb.search.rerank import Candidates
+from dvecdb.search.scattered import METRICS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -179,7 +180,7 @@ class Nearest:
             places = np.flatnonzero(self._allowed)
         rows = index.places.rows_at(places)
         roughly = not len(index.apart)
-        found = self._rerank(query, rows, wanted.count, roughly=roughly)
+        found = self._rerank(index, query, rows, wanted.count, roughly=roughly)
         damaged, parts = found[2], [found[:2]]
         self._measured = len(rows)
         nearest = self._with_rest(index, query, wanted, parts, damaged)
@@ -234,14 +235,14 @@ class Nearest:
         asked = candidates
         if len(zeros):
             asked = np.sort(np.concatenate([candidates, zeros[: wanted.count]]))
-        found = self._rerank(query, asked, wanted.count)
+        found = self._rerank(index, query, asked, wanted.count)
         if found[2] and len(zeros):  # other zeros stand in for those that are damaged
             asked = np.sort(np.concatenate([candidates, zeros]))
-            found = self._rerank(query, asked, wanted.count)
+            found = self._rerank(index, query, asked, wanted.count)
         damaged, parts = found[2], [found[:2]]
         if len(index.apart):
             asked = self._allowed_of(index, index.apart)
-            found = self._rerank(query, asked, wanted.count, roughly=False)
+            found = self._rerank(index, query, asked, wanted.count, roughly=False)
             damaged += found[2]
             parts.append(found[:2])
         self.lap("rerank")
@@ -265,12 +266,7 @@ class Nearest:
                 nearest.offer_measured(*part)
             damaged += self._offer_from(nearest, index.row_end)
             return nearest.result()
-        rows, distances = parts[0]
-        if len(parts) > 1:
-            rows, distances = map(np.concatenate, zip(*parts, strict=True))
-            order = np.lexsort((rows, distances))[: wanted.count]
-            rows, distances = rows[order], distances[order]
-        return rows, distances
+        return parts[0] if len(parts) == 1 else merged(parts, wanted.count)
 
     def _allowed_of(self, index: Index, rows: Numbers) -> Numbers:
         """Return those of the rows of the index that may be found."""
@@ -281,6 +277,7 @@ class Nearest:
 
     def _rerank(
         self,
+        index: Index,
         query: npt.NDArray[np.float32],
         candidates: Numbers,
         count: int,
@@ -288,48 +285,8 @@ class Nearest:
         roughly: bool = True,
     ) -> tuple[Numbers, Distances, list[int]]:
         """Measure candidates, which rise, and return the nearest; and those that are damaged."""
-        damaged: list[int] = []
-        schema = self.schema
-        measured = Candidates(
-            query, schema.metric, schema.vector_type.dtype, count, len(candidates), roughly=roughly
-        )
-        stored = candidates
-        if len(candidates) and int(candidates[-1]) >= self.view.memory_start():
-            stored = self._add_from_memory(candidates, measured, damaged)
-        for segment, first, end in self.view.slices(stored):
-            numbers = stored[first:end]
-            ordinals = segment.ordinals_of(numbers)
-            if segment.row_numbers is not None:
-                held = ordinals >= 0
-                ordinals, numbers = ordinals[held], numbers[held]
-            bad = segment.unreadable_rows(ordinals)
-            if len(bad):
-                good = ~np.isin(ordinals, bad)
-                damaged += numbers[~good].tolist()
-                ordinals, numbers = ordinals[good], numbers[good]
-            measured.add(segment.vectors, ordinals, numbers)
-        return *measured.nearest(), damaged
-
-    def _add_from_memory(
-        self, candidates: Numbers, measured: Candidates, damaged: list[int]
-    ) -> Numbers:
-        """Add the candidates that are in memtables; return the others."""
-        stored = np.ones(len(candidates), dtype=np.bool_)
-        for memtable in self.view.memtables:
-            for chunk in memtable.chunks:
-                first, end = np.searchsorted(
-                    candidates, [chunk.first_row, chunk.first_row + chunk.used]
-                ).tolist()
-                if first == end:
-                    continue
-                numbers = candidates[first:end]
-                stored[first:end] = False
-                if memtable.lost_vectors:
-                    lost = np.isin(numbers, list(memtable.lost_vectors))
-                    damaged += numbers[lost].tolist()
-                    numbers = numbers[~lost]
-                measured.add(chunk.vectors, numbers - chunk.first_row, numbers)
-        return candidates[stored]
+        located = index.located(self.view) if roughly and self.schema.metric in METRICS else None
+        return nearest_candidates(self.view, self.schema, located, query, candidates, count, roughly=roughly)
 
     # --- one by one ---
 

@@ -344,6 +344,7 @@ class Segment(RowRange):
         self.vectors = stored[: self.rows]
         self._norms = np.zeros(len(self.vectors), dtype=np.float32)
         self._norms_known = np.zeros(len(self._blocks), dtype=np.bool_)
+        self.blocks_lost = 0  # how often one was found damaged
         self._all_good = not len(self._blocks)
 
     def unreadable_vectors(self, start: int, end: int) -> npt.NDArray[np.int64]:
@@ -376,6 +377,14 @@ class Segment(RowRange):
             self._norms_known[first:last] = True
         return self._norms[start:end]
 
+    def known_norms(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+        """Return the rows whose norms were asked for and that can be served: ordinals, norms."""
+        known = self._norms_known & (self._block_states == _GOOD)
+        of_rows = np.repeat(known, self._block_rows)[: len(self.vectors)]
+        of_rows[self._lost_vectors] = False
+        ordinals = np.flatnonzero(of_rows)
+        return ordinals, self._norms[ordinals]
+
     def _unreadable(
         self, start: int, end: int, blocks: npt.NDArray[np.int64]
     ) -> npt.NDArray[np.int64]:
@@ -404,6 +413,7 @@ class Segment(RowRange):
                 good = block_checksum(block, self.tag, number) == expected[index]
                 states[number] = _GOOD if good else _DAMAGED
                 if not good:
+                    self.blocks_lost += 1
                     first = number * self._block_rows
                     last = min(first + self._block_rows, self.rows) - 1
                     first_row, last_row = self.rows_at(np.array([first, last])).tolist()

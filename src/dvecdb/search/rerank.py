@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from dvecdb.records import Metric
+    from dvecdb.search.scattered import Scattered
 
     Rows = npt.NDArray[Any]
     Numbers = npt.NDArray[np.int64]
@@ -91,20 +92,12 @@ class Candidates:
         if self._rough is not None and count > self._limit + _SPARE:
             if self._filled:
                 self._look()
-            keys = self._keys[:count]
-            last = self._rough.limit(float(np.partition(keys, self._limit - 1)[self._limit - 1]))
-            kept = np.flatnonzero(~(keys > last))  # NaN, if `last` is none, keeps all
+            kept = _near(self._keys[:count], self._rough, self._limit)
             numbers = numbers[kept]
             rows = self._block[kept] if count <= len(self._block) else self._rows(kept)
         if rows is None:
             rows = self._rows(np.arange(count))
-        distances = exact_distances(rows, self._query, self._metric)
-        order = np.lexsort((numbers, distances))[: self._limit]
-        numbers, distances = numbers[order], distances[order]
-        if len(distances) and not np.isfinite(distances[-1]):
-            finite = np.isfinite(distances)
-            return numbers[finite], distances[finite]
-        return numbers, distances
+        return _ordered(rows, numbers, self._query, self._metric, self._limit)
 
     def _rows(self, wanted: Numbers) -> Rows:
         """Return some of the rows, by their places in the order they came: [n, d]."""
@@ -116,6 +109,44 @@ class Candidates:
                 chosen = ordinals[wanted[low:high] - first]
                 vectors.take(chosen, axis=0, out=rows[low:high], mode="clip")
         return rows
+
+
+def nearest_where(  # which rows, to what, how many
+    rows: Scattered,
+    places: Numbers,
+    numbers: Numbers,
+    query: npt.NDArray[np.float32],
+    metric: Metric,
+    limit: int,
+) -> tuple[Numbers, Distances]:
+    """Return the nearest of known rows where they lie, as `Candidates.nearest` does.
+
+    numbers: of the rows; metric: one of `scattered.METRICS`. float32 must be able to measure all.
+    """
+    if len(places) > limit + _SPARE:
+        rough = Rough(query, metric)
+        kept = _near(rough.keys_where(rows, places), rough, limit)
+        places, numbers = places[kept], numbers[kept]
+    return _ordered(rows.rows(places), numbers, query, metric, limit)
+
+
+def _near(keys: npt.NDArray[Any], rough: Rough, limit: int) -> npt.NDArray[np.intp]:
+    """Return which rows may be among the `limit` nearest, by their keys."""
+    last = rough.limit(float(np.partition(keys, limit - 1)[limit - 1]))
+    return np.flatnonzero(~(keys > last))  # NaN, if `last` is none, keeps all
+
+
+def _ordered(
+    rows: Rows, numbers: Numbers, query: npt.NDArray[np.float32], metric: Metric, limit: int
+) -> tuple[Numbers, Distances]:
+    """Return the nearest of rows [n, d] by (distance, number), if they are finite."""
+    distances = exact_distances(rows, query, metric)
+    order = np.lexsort((numbers, distances))[:limit]
+    numbers, distances = numbers[order], distances[order]
+    if len(distances) and not np.isfinite(distances[-1]):
+        finite = np.isfinite(distances)
+        return numbers[finite], distances[finite]
+    return numbers, distances
 
 
 def _block(dimension: int, dtype: np.dtype[Any], room: int) -> Rows:
