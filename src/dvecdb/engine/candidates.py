@@ -74,7 +74,7 @@ def _read(
     )
     stored = candidates
     if len(candidates) and int(candidates[-1]) >= view.memory_start():
-        stored = _add_from_memory(view, candidates, measured, damaged)
+        stored = _add_from_memory(view, located, candidates, measured, damaged)
     for segment, first, end in view.slices(stored):
         numbers = stored[first:end]
         ordinals = segment.ordinals_of(numbers)
@@ -93,7 +93,11 @@ def _read(
 
 
 def _add_from_memory(
-    view: View, candidates: Numbers, measured: Candidates, damaged: list[int]
+    view: View,
+    located: Located | None,
+    candidates: Numbers,
+    measured: Candidates,
+    damaged: list[int],
 ) -> Numbers:
     """Add the candidates that are in memtables; return the others."""
     stored = np.ones(len(candidates), dtype=np.bool_)
@@ -110,5 +114,7 @@ def _add_from_memory(
                 lost = np.isin(numbers, list(memtable.lost_vectors))
                 damaged += numbers[lost].tolist()
                 numbers = numbers[~lost]
+            elif located is not None:
+                located.learn_chunk(chunk)
             measured.add(chunk.vectors, numbers - chunk.first_row, numbers)
     return candidates[stored]

@@ -82,10 +82,10 @@ class Index:
         return found if self.places.row_numbers is None else found[found >= 0]
 
     def located(self, view: View) -> Located:
-        """Return where the rows of a view lie that are in its segments."""
+        """Return where the rows lie that a view holds."""
         found = self._located.get(view)
-        if found is None or not found.is_current:
-            found = self._located[view] = Located(view.row_segments, self.places)
+        if found is None or not found.is_current(view):
+            found = self._located[view] = Located(view, self.places)
         return found
 
     def live(self, view: View, lsn: int, row_limit: int) -> LiveRows:

@@ -54,6 +54,8 @@ GROWTH: Final = 4
 """Times as many rows as its lists were made for, and an index is made anew, come what may."""
 QUIET_GROWTH: Final = 1.5
 """The same, as soon as nobody writes."""
+_TAIL_SHARE: Final = 64
+"""A tail of this part of the rows is moved into the base as soon as nobody writes."""
 _APART_MIN: Final = 1_000
 """Rows that may always be measured beside the candidates without making a difference."""
 _BLOCK_BYTES: Final = 8 * 1024 * 1024
@@ -158,17 +160,25 @@ def build(view: View, schema: Schema, row_limit: int, tick: Tick) -> Index:
     return Index(codes, curve, places, stored, rows.count, zeros, apart, len(apart))
 
 
-def grow(index: Index, view: View, schema: Schema, row_limit: int, tick: Tick) -> Index:
-    """Return `index` with the rows up to `row_limit`: in the tail, or in the base if many."""
+def grow(
+    index: Index, view: View, schema: Schema, row_limit: int, tick: Tick, *, settle: bool = False
+) -> Index:
+    """Return `index` with the rows up to `row_limit`: in the tail, or in the base if many.
+
+    settle: those that are in no segment yet go into the base as well, if the tail is worth it.
+    """
     stored = _stored_end(view, row_limit)
     more = Rows(view, schema, index.row_end, row_limit)
     places = _more_places(index.places, more, row_limit)
     builder = _Adding(index.codes, places, tick)
     codes = index.codes.with_tail(builder.add(more))
     base_end, name = index.base_end, index.name
-    if is_base_behind(index, stored):
-        codes = codes.with_tail_moved(places.count_below(stored))
+    if settle and is_tail_long(index, row_limit):
+        base_end, name = row_limit, None
+    elif is_base_behind(index, stored):
         base_end, name = stored, None
+    if base_end != index.base_end:
+        codes = codes.with_tail_moved(places.count_below(base_end))
     zeros, apart = builder.without_code(more)
     return Index(
         codes, index.curve, places, base_end, index.trained_rows,
@@ -192,6 +202,11 @@ def has_outgrown(index: Index, view: View, row_limit: int) -> bool:
 def is_stale(index: Index) -> bool:
     """Return whether lists made for its rows of today would be worth making in a quiet moment."""
     return index.places.rows >= QUIET_GROWTH * max(index.trained_rows, 1)
+
+
+def is_tail_long(index: Index, row_limit: int) -> bool:
+    """Return whether so many rows are in the tail that searches would be sooner without one."""
+    return (row_limit - index.base_end) * _TAIL_SHARE > index.base_end
 
 
 def is_base_behind(index: Index, stored: int) -> bool:

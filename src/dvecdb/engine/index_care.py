@@ -3,7 +3,7 @@
 An index is due from `index_rows_min` live rows on; again when the collection has grown fourfold
 since its lists were made, or by half and nobody writes; and when most of what it holds is gone.
 Between that it grows: in small steps, of which each publishes another index. Searches take what is
-published when they begin.
+published when they begin. Once nobody writes it takes in the last rows, and has no long tail.
 
 Everything here is derived: what fails is reported and tried again, and no writer waits for it.
 """
@@ -19,7 +19,7 @@ import numpy as np
 
 from dvecdb.clock import NANOSECONDS_PER_SECOND
 from dvecdb.engine.index import Index
-from dvecdb.engine.index_build import build, grow, has_outgrown, is_base_behind, is_stale
+from dvecdb.engine.index_build import build, grow, has_outgrown, is_base_behind, is_stale, is_tail_long
 from dvecdb.engine.reclaim import drop_index_files
 from dvecdb.engine.row_range import RowRange
 from dvecdb.engine.storage import write_file
@@ -72,6 +72,14 @@ def is_renewal_wanted(store: Store) -> bool:
     return index is not None and store.stopped is None and is_stale(index)
 
 
+def is_settling_wanted(store: Store) -> bool:
+    """Return whether an index can serve sooner once nobody writes, without being made anew."""
+    index, row_limit = store.index, store.visible.row_limit
+    if index is None or store.stopped is not None or row_limit < store.indexing.wanted_from:
+        return False
+    return index.row_end < row_limit or is_tail_long(index, row_limit)
+
+
 def is_quiet(store: Store) -> bool:
     """Return whether nothing was written for a while."""
     since = store.environment.clock.monotonic_ns() - store.last_commit_ns
@@ -83,12 +91,14 @@ def tend_index(
 ) -> bool:
     """Do one step of what is due; return whether there was one. Raises nothing.
 
-    renew: make the index anew where that is wanted and nobody writes.
+    renew: make the index anew, or settle it, where that is wanted and nobody writes.
     """
     with store.indexing.lock:
         try:
             if renew and is_renewal_wanted(store) and is_quiet(store):
                 return _step(store, stopping, anew=True)
+            if renew and is_settling_wanted(store) and is_quiet(store):
+                return _step(store, stopping, settle=True)
             return _step(store, stopping) if is_index_due(store) else _save_if_due(store)
         except (StoppedError, HandleError):  # fenced off: the next commit will say so
             return False
@@ -116,7 +126,9 @@ def _step_rows(schema: Schema) -> int:
     return max(_STEP_ROWS_MIN, _STEP_BYTES // schema.vector_bytes)
 
 
-def _step(store: Store, stopping: Callable[[], bool], *, anew: bool = False) -> bool:
+def _step(
+    store: Store, stopping: Callable[[], bool], *, anew: bool = False, settle: bool = False
+) -> bool:
     visible = store.visible  # first: the view is then at least as new
     view, index, progress = store.view, store.index, store.indexing.progress
     settings = store.environment.settings
@@ -130,7 +142,9 @@ def _step(store: Store, stopping: Callable[[], bool], *, anew: bool = False) -> 
         progress.start(visible.row_limit - index.row_end, index.row_end)
         few = visible.row_limit - index.row_end < _FEW_ROWS  # the other cores are for searches
         with using_threads(1 if few else os.cpu_count() or 1):
-            store.index = grow(index, view, store.schema, visible.row_limit, tick)
+            store.index = grow(
+                index, view, store.schema, visible.row_limit, tick, settle=settle
+            )
     else:
         live = view.count(visible.lsn, visible.row_limit)
         if live < settings.index_rows_min:

@@ -8,7 +8,12 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING, Final
 
-from dvecdb.engine.index_care import is_index_due, is_renewal_wanted, tend_index
+from dvecdb.engine.index_care import (
+    is_index_due,
+    is_renewal_wanted,
+    is_settling_wanted,
+    tend_index,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -19,19 +24,22 @@ _LOOK_SECONDS: Final = 1.0  # between looks for what waits for a flush to be wri
 
 
 class Indexer:
-    """The thread. `_wake` guards `_running` and `_asked`."""
+    """The thread. `_wake` guards what it waits for."""
 
     def __init__(self, stores: Callable[[], Sequence[Store]]) -> None:
         self._stores = stores
         self._wake = threading.Condition()
         self._running = True
         self._asked = True
+        self._looks = False  # by itself, from time to time
         self._thread = threading.Thread(target=self._run, name="dvecdb-indexer", daemon=True)
         self._thread.start()
 
     def after_commit(self, store: Store) -> None:
         """Tell the thread that something was committed; cheap where nothing is due."""
-        if not self._asked and is_index_due(store):
+        if self._asked:
+            return
+        if is_index_due(store) or (not self._looks and is_settling_wanted(store)):
             with self._wake:
                 self._asked = True
                 self._wake.notify()
@@ -46,8 +54,9 @@ class Indexer:
     def _run(self) -> None:
         while True:
             with self._wake:
+                self._looks = self._is_waiting()
                 if self._running and not self._asked:
-                    self._wake.wait(_LOOK_SECONDS if self._is_waiting() else None)
+                    self._wake.wait(_LOOK_SECONDS if self._looks else None)
                 if not self._running:
                     return
                 self._asked = False
@@ -64,4 +73,4 @@ class Indexer:
         stores = self._stores()
         found = [store.index for store in stores]
         unsaved = any(index is not None and index.name is None for index in found)
-        return unsaved or any(map(is_renewal_wanted, stores))
+        return unsaved or any(map(is_renewal_wanted, stores)) or any(map(is_settling_wanted, stores))

@@ -1,7 +1,7 @@
 """Where the rows of an index lie in memory, so that candidates are measured there, all at once.
 
-Of one view: its segments do not change. A row is known here once its block was verified and its
-length is known; what is found damaged later makes all of it be looked up anew.
+Of one view: its segments do not change. A row of one is known here once its block was verified, a
+row in memory once it was asked for; what is found damaged later makes all be looked up anew.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ import numpy as np
 from dvecdb.search.scattered import Scattered
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     import numpy.typing as npt
 
+    from dvecdb.engine.memtable import Chunk
     from dvecdb.engine.row_range import RowRange
+    from dvecdb.engine.rows import View
     from dvecdb.engine.segment import Segment
 
     Numbers = npt.NDArray[np.int64]
@@ -30,20 +30,19 @@ class Located:
     rows: None where they cannot be measured so: see `Scattered`.
     """
 
-    __slots__ = ("_places", "_seen_lost", "_segments", "rows")
+    __slots__ = ("_places", "_seen", "rows")
 
-    def __init__(self, segments: Sequence[Segment], places: RowRange) -> None:
-        self._segments = segments
+    def __init__(self, view: View, places: RowRange) -> None:
         self._places = places
-        self._seen_lost = [segment.blocks_lost for segment in segments]
-        self.rows = Scattered.over([segment.vectors for segment in segments], places.rows)
-        for segment in segments if self.rows is not None else ():
-            self._put(segment, *segment.known_norms())
+        self._seen = _seen(view)
+        sources = [*view.row_segments, *_chunks(view)]
+        self.rows = Scattered.over([source.vectors for source in sources], places.rows)
+        for source in sources if self.rows is not None else ():
+            self._put(source, *source.known_norms())
 
-    @property
-    def is_current(self) -> bool:
-        """Whether no block of a segment was found damaged since."""
-        return [segment.blocks_lost for segment in self._segments] == self._seen_lost
+    def is_current(self, view: View) -> bool:
+        """Whether no block of a segment was found damaged since, and no chunk was begun."""
+        return self._seen == _seen(view)
 
     def places_of(self, numbers: Numbers) -> tuple[Numbers, Flags] | None:
         """Return the places of rows of the index and which are known, None if none is."""
@@ -55,7 +54,7 @@ class Located:
 
     def learn(self, segment: Segment, ordinals: Numbers) -> None:
         """Know the rows in the blocks of some that were just read, where nothing is damaged."""
-        if self.rows is None or not len(ordinals):
+        if self.rows is None or not len(ordinals) or not self.rows.has(segment.vectors):
             return
         size = segment.descriptor.block_rows
         for block in np.unique(ordinals // size).tolist():
@@ -63,9 +62,27 @@ class Located:
             if not len(segment.unreadable_vectors(start, end)):
                 self._put(segment, np.arange(start, end), segment.norms(start, end))
 
-    def _put(self, segment: Segment, ordinals: Numbers, lengths: npt.NDArray[np.float32]) -> None:
-        assert self.rows is not None
-        places = self._places.ordinals_of(segment.rows_at(ordinals))
+    def learn_chunk(self, chunk: Chunk) -> None:
+        """Know the rows of a chunk."""
+        count = chunk.count_below(self._places.row_end)
+        self._put(chunk, np.arange(count), chunk.norms(count))
+
+    def _put(
+        self, source: Segment | Chunk, ordinals: Numbers, lengths: npt.NDArray[np.float32]
+    ) -> None:
+        if self.rows is None or not self.rows.has(source.vectors):
+            return
+        places = self._places.ordinals_of(source.rows_at(ordinals))
         held = (places >= 0) & (places < self._places.rows)
         if held.any():
-            self.rows.put(places[held], segment.vectors, ordinals[held], lengths[held])
+            self.rows.put(places[held], source.vectors, ordinals[held], lengths[held])
+
+
+def _chunks(view: View) -> list[Chunk]:
+    """Return the chunks whose rows can be served, all of them."""
+    return [c for memtable in view.memtables if not memtable.lost_vectors for c in memtable.chunks]
+
+
+def _seen(view: View) -> list[int]:
+    lost = [segment.blocks_lost for segment in view.row_segments]
+    return [*lost, *(len(memtable.chunks) for memtable in view.memtables)]

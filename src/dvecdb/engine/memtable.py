@@ -65,6 +65,10 @@ class Chunk:
             self._norms_used = max(self._norms_used, count)
         return self._norms[:count]
 
+    def known_norms(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+        """Return the rows whose norms were asked for: ordinals, norms."""
+        return np.arange(self._norms_used), self._norms[: self._norms_used]
+
 
 class Memtable:
     """The commits first_lsn .. last_lsn and their rows. Changed only under the commit lock."""

@@ -256,6 +256,8 @@ class Codes:
         distances = np.concatenate([item[1] for item in found], axis=1)
         distances[numbers < 0] = np.inf
         order = np.argsort(distances, axis=1, kind="stable")
+        if len(points) == 1:  # as `take_along_axis` does, in a tenth of its time
+            return numbers[:, order[0]], distances[:, order[0]]
         return np.take_along_axis(numbers, order, 1), np.take_along_axis(distances, order, 1)
 
     def base_bytes(self) -> npt.NDArray[np.uint8]:

@@ -2,8 +2,8 @@
 
 faiss multiplies pairs of vectors that are named by number, `base + number * d`. A row is named as
 some **pieces** in a row: as long as they can be so that every row of every array begins at a
-multiple of their length from the lowest array. Arrays that are files in memory begin at pages, so
-pieces of 1536 float32 have 512.
+multiple of their length from the lowest array. Files in memory, and large arrays of our own, begin
+at pages; with 1536 float32 a row, pieces have 512.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     Float32s = npt.NDArray[np.float32]
     Numbers = npt.NDArray[np.int64]
 
+_PAGE_BYTES: Final = 4096
 _PIECES_MAX: Final = 8
 """Rows of more pieces are not worth it: each costs a little."""
 METRICS: Final = frozenset({Metric.COSINE, Metric.EUCLIDEAN, Metric.DOT_PRODUCT})
@@ -54,16 +55,22 @@ class Scattered:
 
     @classmethod
     def over(cls, arrays: Sequence[npt.NDArray[Any]], places: int) -> Self | None:
-        """Return rows of these arrays, none known, or None where they do not lie as they must."""
-        held = [array for array in arrays if array.size]
+        """Return rows of those arrays that begin at a page, none known yet.
+
+        None where there are none such, or pieces would be too small.
+        """
+        held = [array for array in arrays if array.size and not _address(array) % _PAGE_BYTES]
         if not held or any(a.dtype != np.float32 or not a.flags.c_contiguous for a in held):
             return None
-        addresses = [_address(array) for array in held]
         row_bytes = held[0].shape[1] * 4
-        piece_bytes = math.gcd(row_bytes, *(address - min(addresses) for address in addresses))
-        if min(addresses) % 4 or row_bytes > piece_bytes * _PIECES_MAX:
+        piece_bytes = math.gcd(row_bytes, _PAGE_BYTES)
+        if row_bytes > piece_bytes * _PIECES_MAX:
             return None
         return cls(held, piece_bytes // 4, places)
+
+    def has(self, array: npt.NDArray[Any]) -> bool:
+        """Return whether rows of this array can be put."""
+        return any(array is held for held in self._arrays)
 
     def put(
         self, places: Numbers, array: Float32s, ordinals: Numbers, lengths: Float32s
@@ -100,7 +107,8 @@ class Scattered:
     def _measure(self, pairwise: Any, query: Float32s, places: Numbers) -> Float32s:
         pieces, pointer = self._pieces(places), _faiss().swig_ptr
         found = np.empty((len(places), len(self._steps)), np.float32)
-        of_query = np.tile(self._steps, len(places))
+        of_query = np.empty(found.shape, np.int64)
+        of_query[:] = self._steps
         pairwise(
             self._window.shape[1], found.size, pointer(query), pointer(of_query),
             pointer(self._window), pointer(pieces), pointer(found),
