@@ -45,10 +45,8 @@ def nearest_candidates(  # whose rows, which, to what
     found = nearest_where(
         located.rows, where[known], candidates[known], query, schema.metric, limit
     )
-    *others, damaged = _read(
-        view, schema, located, query, candidates[~known], limit, roughly=roughly
-    )
-    return *merged([found, (others[0], others[1])], limit), damaged
+    others = _read(view, schema, located, query, candidates[~known], limit, roughly=roughly)
+    return *merged([found, others[:2]], limit), others[2]
 
 
 def merged(parts: Sequence[tuple[Numbers, Distances]], limit: int) -> tuple[Numbers, Distances]:

@@ -19,7 +19,14 @@ import numpy as np
 
 from dvecdb.clock import NANOSECONDS_PER_SECOND
 from dvecdb.engine.index import Index
-from dvecdb.engine.index_build import build, grow, has_outgrown, is_base_behind, is_stale, is_tail_long
+from dvecdb.engine.index_build import (
+    build,
+    grow,
+    has_outgrown,
+    is_base_behind,
+    is_stale,
+    is_tail_long,
+)
 from dvecdb.engine.reclaim import drop_index_files
 from dvecdb.engine.row_range import RowRange
 from dvecdb.engine.storage import write_file
@@ -142,9 +149,7 @@ def _step(
         progress.start(visible.row_limit - index.row_end, index.row_end)
         few = visible.row_limit - index.row_end < _FEW_ROWS  # the other cores are for searches
         with using_threads(1 if few else os.cpu_count() or 1):
-            store.index = grow(
-                index, view, store.schema, visible.row_limit, tick, settle=settle
-            )
+            store.index = grow(index, view, store.schema, visible.row_limit, tick, settle=settle)
     else:
         live = view.count(visible.lsn, visible.row_limit)
         if live < settings.index_rows_min:

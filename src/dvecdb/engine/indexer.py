@@ -73,4 +73,6 @@ class Indexer:
         stores = self._stores()
         found = [store.index for store in stores]
         unsaved = any(index is not None and index.name is None for index in found)
-        return unsaved or any(map(is_renewal_wanted, stores)) or any(map(is_settling_wanted, stores))
+        return (
+            unsaved or any(map(is_renewal_wanted, stores)) or any(map(is_settling_wanted, stores))
+        )

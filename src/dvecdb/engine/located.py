@@ -35,7 +35,7 @@ class Located:
     def __init__(self, view: View, places: RowRange) -> None:
         self._places = places
         self._seen = _seen(view)
-        sources = [*view.row_segments, *_chunks(view)]
+        sources: list[Segment | Chunk] = [*view.row_segments, *_chunks(view)]
         self.rows = Scattered.over([source.vectors for source in sources], places.rows)
         for source in sources if self.rows is not None else ():
             self._put(source, *source.known_norms())

@@ -286,7 +286,9 @@ class Nearest:
     ) -> tuple[Numbers, Distances, list[int]]:
         """Measure candidates, which rise, and return the nearest; and those that are damaged."""
         located = index.located(self.view) if roughly and self.schema.metric in METRICS else None
-        return nearest_candidates(self.view, self.schema, located, query, candidates, count, roughly=roughly)
+        return nearest_candidates(
+            self.view, self.schema, located, query, candidates, count, roughly=roughly
+        )
 
     # --- one by one ---
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final, TypeVar, cast
 
 import numpy as np
 
+from dvecdb.engine.block_norms import BlockNorms
 from dvecdb.engine.row_range import RowRange, runs_of
 from dvecdb.engine.storage import close_quietly
 from dvecdb.formats import segment_file as sf
@@ -18,7 +19,6 @@ from dvecdb.formats.columns import decode_texts
 from dvecdb.formats.framing import FormatError, block_checksum, decode_sections, digest, tag_of
 from dvecdb.formats.segment_bounds import bound_commits, bound_rows, row_numbers
 from dvecdb.records import Finding, VectorType
-from dvecdb.search.distance import row_norms
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -342,8 +342,7 @@ class Segment(RowRange):
             raw = self._files.map(self._vectors_file, whole * descriptor.vector_bytes)
         stored = np.frombuffer(raw, dtype).reshape(whole, descriptor.dimension)
         self.vectors = stored[: self.rows]
-        self._norms = np.zeros(len(self.vectors), dtype=np.float32)
-        self._norms_known = np.zeros(len(self._blocks), dtype=np.bool_)
+        self._norms = BlockNorms(self.vectors, self._block_rows)
         self.blocks_lost = 0  # how often one was found damaged
         self._all_good = not len(self._blocks)
 
@@ -369,21 +368,13 @@ class Segment(RowRange):
 
     def norms(self, start: int, end: int) -> npt.NDArray[np.float32]:
         """Return the L2 norms of rows verified before: float32[end - start]."""
-        first, last = start // self._block_rows, -(-end // self._block_rows)
-        if not self._norms_known[first:last].all():
-            low, high = first * self._block_rows, last * self._block_rows
-            with np.errstate(all="ignore"):  # damaged bytes may be any number; they are not served
-                self._norms[low:high] = row_norms(self.vectors[low:high])
-            self._norms_known[first:last] = True
-        return self._norms[start:end]
+        return self._norms.of(start, end)
 
     def known_norms(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
-        """Return the rows whose norms were asked for and that can be served: ordinals, norms."""
-        known = self._norms_known & (self._block_states == _GOOD)
-        of_rows = np.repeat(known, self._block_rows)[: len(self.vectors)]
-        of_rows[self._lost_vectors] = False
-        ordinals = np.flatnonzero(of_rows)
-        return ordinals, self._norms[ordinals]
+        """Return the rows whose norms were asked for, if they can be served: ordinals, norms."""
+        ordinals, norms = self._norms.known(self._block_states == _GOOD)
+        served = ~np.isin(ordinals, self._lost_vectors)
+        return ordinals[served], norms[served]
 
     def _unreadable(
         self, start: int, end: int, blocks: npt.NDArray[np.int64]

@@ -22,7 +22,8 @@ is searched. Growing returns another that shares the large part.
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from ctypes import PyDLL
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from importlib import import_module
@@ -325,12 +326,30 @@ _every_row = lru_cache(256)(_parameters)  # never changed, so searches may share
 
 def use_threads(count: int) -> None:
     """Let faiss calls of this thread use so many threads."""
-    _faiss().omp_set_num_threads(count)
+    _openmp().omp_set_num_threads(count)
 
 
 def threads_used() -> int:
     """Return how many threads faiss calls of this thread use."""
-    return int(_faiss().omp_get_max_threads())
+    return int(_openmp().omp_get_max_threads())
+
+
+@cache
+def _openmp() -> Any:
+    """Return what sets the number of threads: the library that faiss uses, or faiss itself.
+
+    faiss gives up the interpreter's lock even for this, and has to wait for it among others.
+    """
+    faiss = _faiss()
+    with suppress(AttributeError, OSError):
+        library = PyDLL(import_module(faiss.IndexFlatL2.__module__)._swigfaiss.__file__)  # noqa: SLF001
+        before = library.omp_get_max_threads()
+        library.omp_set_num_threads(before + 1)
+        is_same = faiss.omp_get_max_threads() == before + 1
+        library.omp_set_num_threads(before)
+        if is_same:
+            return library
+    return faiss
 
 
 @contextmanager

@@ -46,7 +46,7 @@ class Scattered:
         addresses = [_address(array) for array in arrays]
         self._lowest = min(addresses)
         highest = max(start + array.nbytes for start, array in zip(addresses, arrays, strict=True))
-        memory = (c_char * (highest - self._lowest)).from_address(self._lowest)
+        memory: Any = (c_char * (highest - self._lowest)).from_address(self._lowest)
         # Only pieces of rows that were put are looked at: what lies between arrays is not ours.
         self._window = np.frombuffer(memory, np.float32).reshape(-1, piece)
         self._steps = np.arange(arrays[0].shape[1] // piece)
@@ -73,7 +73,7 @@ class Scattered:
         return any(array is held for held in self._arrays)
 
     def put(
-        self, places: Numbers, array: Float32s, ordinals: Numbers, lengths: Float32s
+        self, places: Numbers, array: npt.NDArray[Any], ordinals: Numbers, lengths: Float32s
     ) -> None:
         """Make rows known: where they lie in one of the arrays, and how long they are."""
         width = self._window.shape[1] * 4
@@ -99,10 +99,12 @@ class Scattered:
 
     def rows(self, places: Numbers) -> Float32s:
         """Return known rows: float32[n, d]."""
-        return self._window.take(self._pieces(places), axis=0).reshape(len(places), -1)
+        found: Float32s = self._window.take(self._pieces(places), axis=0)
+        return found.reshape(len(places), -1)
 
     def _pieces(self, places: Numbers) -> Numbers:
-        return (self._first[places][:, None] + self._steps).ravel()
+        pieces: Numbers = self._first[places][:, None] + self._steps
+        return pieces.ravel()
 
     def _measure(self, pairwise: Any, query: Float32s, places: Numbers) -> Float32s:
         pieces, pointer = self._pieces(places), _faiss().swig_ptr
