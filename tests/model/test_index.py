@@ -15,7 +15,7 @@ import pytest
 from dvecdb import Database, Settings
 from dvecdb.engine import compaction, index, index_build, index_care, nearest
 from dvecdb.records import Metric, Schema, VectorType
-from dvecdb.search import ivf, rerank
+from dvecdb.search import ivf, rerank, scattered
 from dvecdb.search.exact import exact_distances
 from dvecdb.testing.clocks import ManualClock
 from dvecdb.testing.disk import MemoryDisk
@@ -26,7 +26,7 @@ SETTINGS = Settings(
     wal_reserve_bytes=16_384, wal_extend_bytes=1, ballast_bytes=0, low_water_bytes=0,
     idle_marker_ms=0, history_hours=1, settle_seconds=0, guard_percent=100, index_rows_min=200,
 )  # fmt: skip
-IDS, STEPS, GROUPS = 900, 36, 6
+IDS, STEPS, GROUPS = 900, 48, 6
 DIMENSIONS = (1, 2, 8, 24, 128, 129, 130)
 HOUR = 3_600
 RECALL_MIN = 0.9
@@ -40,6 +40,8 @@ def small(monkeypatch):
     monkeypatch.setattr(index_care, "_STEP_BYTES", 1)
     monkeypatch.setattr(index_build, "_BASE_STEP", 100)
     monkeypatch.setattr(ivf, "ROWS_PER_LIST", 60)
+    monkeypatch.setattr(scattered, "_PAGE_BYTES", 16)  # what is in this disk begins anywhere
+    monkeypatch.setattr(scattered, "_PIECES_MAX", 1_000)
 
 
 @dataclass
@@ -127,6 +129,8 @@ class World:
                 self.docs.flush()
             case 4:
                 self.held = [*self.held[-3:], (self.docs.snapshot(), self.lsn)]
+            case 5:
+                index_care.tend_index(self.docs._store, renew=True)
         if self.rng.random() < 0.3:
             self.docs.wait_for_index(5)
 
@@ -263,7 +267,13 @@ def without_filter(self, made, prepare=nearest.Nearest._prepare):
     self.matching = matching
 
 
+def in_another_order(self, places, array, ordinals, lengths, put=scattered.Scattered.put):
+    """Rows are measured where others lie."""
+    put(self, places, array, ordinals[::-1], lengths)
+
+
 BROKEN = {
+    "rows lie elsewhere": (scattered.Scattered, "put", in_another_order),
     "the dead stay": (index.Index, "_advance", unchanged),
     "the newest lack rows": (index.Index, "live", from_any),
     "the unborn are there": (index.Index, "_look", everything),

@@ -101,21 +101,32 @@ def tend_index(
     renew: make the index anew, or settle it, where that is wanted and nobody writes.
     """
     with store.indexing.lock:
-        try:
-            if renew and is_renewal_wanted(store) and is_quiet(store):
-                return _step(store, stopping, anew=True)
-            if renew and is_settling_wanted(store) and is_quiet(store):
-                return _step(store, stopping, settle=True)
-            return _step(store, stopping) if is_index_due(store) else _save_if_due(store)
-        except (StoppedError, HandleError):  # fenced off: the next commit will say so
-            return False
-        except Exception as error:  # noqa: BLE001  # it is derived: the collection answers without
-            _note_failure(store, error)
-            return False
-        finally:
-            store.indexing.progress.is_building = False
-            with store.indexing.changed:
-                store.indexing.changed.notify_all()
+        done = _guarded(store, lambda: _do_what_is_due(store, stopping, renew=renew))
+        saved = _guarded(store, lambda: _save_if_due(store))  # who waits was told before
+        return saved is not None and bool(saved or done)
+
+
+def _do_what_is_due(store: Store, stopping: Callable[[], bool], *, renew: bool) -> bool:
+    if renew and is_renewal_wanted(store) and is_quiet(store):
+        return _step(store, stopping, anew=True)
+    if renew and is_settling_wanted(store) and is_quiet(store):
+        return _step(store, stopping, settle=True)
+    return is_index_due(store) and _step(store, stopping)
+
+
+def _guarded(store: Store, work: Callable[[], bool]) -> bool | None:
+    """Return what `work` does, None where it fails, and tell those who wait."""
+    try:
+        return work()
+    except (StoppedError, HandleError):  # fenced off: the next commit will say so
+        return None
+    except Exception as error:  # noqa: BLE001  # it is derived: the collection answers without
+        _note_failure(store, error)
+        return None
+    finally:
+        store.indexing.progress.is_building = False
+        with store.indexing.changed:
+            store.indexing.changed.notify_all()
 
 
 def _note_failure(store: Store, error: Exception) -> None:
@@ -161,7 +172,6 @@ def _step(
             store.index = build(view, store.schema, visible.row_limit, tick)
         give_back()
     store.environment.findings.forget(store.name, _FAILED)
-    _save_if_due(store)
     return True
 
 

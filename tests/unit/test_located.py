@@ -1,0 +1,207 @@
+"""Candidates are measured where they lie, and only as long as what lies there may be served."""
+
+import gc
+import time
+
+import numpy as np
+import pytest
+
+from dvecdb import Database, Settings
+from dvecdb.engine import candidates, index_build, index_care, nearest
+from dvecdb.engine.located import Located
+from dvecdb.errors import Code, DvecdbError
+
+DIMENSION = 1_024
+COUNT = 400
+SETTINGS = {
+    "index_rows_min": 300, "flush_bytes": 1 << 30, "bulk_bytes": 1 << 30, "ballast_bytes": 0,
+    "low_water_bytes": 0, "guard_percent": 100, "settle_seconds": 0,
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch):
+    monkeypatch.setattr(nearest, "_EXACT_BYTES", 0)
+    monkeypatch.setattr(nearest, "_SCATTERED", 0)
+    monkeypatch.setattr(index_care, "_STEP_BYTES", 1)
+    monkeypatch.setattr(index_build, "_BASE_STEP", 100)
+
+
+@pytest.fixture
+def read_rows(monkeypatch):
+    """How many rows were read to be measured, in each search."""
+    counts, read = [], candidates._read
+
+    def counted(view, schema, located, query, asked, *args, **options):
+        counts.append(len(asked))
+        return read(view, schema, located, query, asked, *args, **options)
+
+    monkeypatch.setattr(candidates, "_read", counted)
+    return counts
+
+
+def open_at(path, *, background=False, **settings):
+    return Database(str(path), background=background, settings=Settings(**{**SETTINGS, **settings}))
+
+
+def rows(count, seed=0):
+    return np.random.default_rng(seed).standard_normal((count, DIMENSION)).astype(np.float32)
+
+
+def names(count, first=0):
+    return [f"id {number}" for number in range(first, first + count)]
+
+
+def filled(database, *, flushed=True):
+    docs = database.create_collection("docs", dimension=DIMENSION)
+    docs.upsert(names(COUNT), rows(COUNT))
+    if flushed:
+        docs.flush()
+    docs.wait_for_index()
+    return docs
+
+
+def check(docs, query=None):
+    query = rows(1, 7)[0] if query is None else query
+    plan = docs.search(query, recall=0.9, explain=True).explained.plan
+    assert plan == "index"
+    found, exact = docs.search(query, recall=0.9), docs.search(query, recall=1.0)
+    distances = {hit.id: hit.distance for hit in docs.search(query, limit=COUNT, recall=1.0)}
+    assert len(found) == len(exact)
+    assert all(hit.distance == distances[hit.id] for hit in found)
+
+
+def spoil(path, row):
+    (file,) = (path / "collections" / "docs" / "segments").glob("*/vectors.bin")
+    file.chmod(0o600)
+    with file.open("r+b") as stream:
+        stream.seek(row * 4 * DIMENSION)
+        stream.write(b"\xff\x7f\x00\x01")
+
+
+@pytest.mark.parametrize("flushed", [True, False])
+def test_rows_are_read_once_and_measured_where_they_lie_from_then_on(tmp_path, read_rows, flushed):
+    with open_at(tmp_path) as database:
+        docs = filled(database, flushed=flushed)
+        for _ in range(2):
+            check(docs)
+        assert read_rows[0]
+        del read_rows[:]
+        docs.search(rows(1, 7)[0], recall=0.9)
+        assert read_rows == ([] if flushed else read_rows)
+
+
+def test_rows_of_large_batches_are_measured_in_memory(tmp_path, read_rows):
+    with open_at(tmp_path) as database:
+        docs = database.create_collection("docs", dimension=DIMENSION)
+        docs.upsert(names(1_000), rows(1_000))  # 4 MB: memory of its own
+        docs.wait_for_index()
+        check(docs)
+        del read_rows[:]
+        check(docs)
+        assert read_rows == []
+        docs.delete(["id 3"])
+        docs.upsert(names(1_000, 1_000), rows(1_000, 1))
+        docs.wait_for_index()
+        check(docs, rows(1_000, 1)[5])
+        docs.flush()
+        check(docs, rows(1_000, 1)[5])
+
+
+def test_after_a_flush_and_a_compaction_they_are_looked_for_anew(tmp_path):
+    with open_at(tmp_path) as database:
+        docs = filled(database)
+        check(docs)
+        held = docs.snapshot()
+        docs.upsert(names(200, 100), rows(200, 3))
+        docs.wait_for_index()
+        check(docs)
+        docs.flush()
+        check(docs)
+        expected = held.search(rows(1, 7)[0], recall=1.0)
+        assert held.search(rows(1, 7)[0], recall=0.9)[0].id == expected[0].id
+        del held
+        gc.collect()
+        assert len(docs._store.index._located) == 1  # of the view that is still there
+
+
+@pytest.mark.parametrize("row", [5, 350])
+def test_what_is_found_damaged_later_is_not_served_where_it_lies(tmp_path, row):
+    with open_at(tmp_path) as database:
+        docs = filled(database)
+        query = rows(COUNT)[row]
+        assert docs.search(query, limit=1)[0].id == f"id {row}"
+        spoil(tmp_path, row)
+        docs.verify()
+        with pytest.raises(DvecdbError) as caught:
+            docs.search(query, limit=1)
+        assert caught.value.code is Code.DAMAGED_DATA
+        hits = docs.search(query, on_damage="exclude")
+        assert f"id {row}" in hits.excluded
+        assert not {hit.id for hit in hits} & set(hits.excluded)
+
+
+def test_control_a_place_that_is_kept_serves_damage(tmp_path, monkeypatch):
+    monkeypatch.setattr(Located, "is_current", lambda *_: True)
+    with open_at(tmp_path) as database:
+        docs = filled(database)
+        query = rows(COUNT)[5]
+        docs.search(query, limit=1)
+        spoil(tmp_path, 5)
+        docs.verify()
+        assert docs.search(query, limit=1)
+
+
+# --- once nobody writes ---------------------------------------------------------------------------
+
+
+def settled(docs):
+    return index_care.tend_index(docs._store, renew=True)
+
+
+def test_the_last_rows_are_taken_in_and_a_long_tail_is_moved(tmp_path, monkeypatch):
+    with open_at(tmp_path) as database:
+        docs = filled(database)
+        name = docs._store.index.name
+        docs.upsert(names(5, COUNT), rows(5, 1))
+        assert not settled(docs)  # something was written just now
+        monkeypatch.setattr(index_care, "_QUIET_SECONDS", 0)
+        assert settled(docs)
+        index = docs._store.index
+        assert (index.row_end, index.base_end, index.name) == (COUNT + 5, COUNT, name)
+        assert not settled(docs)
+        docs.upsert(names(5, COUNT + 5), rows(5, 2))
+        assert settled(docs)
+        index = docs._store.index
+        assert (index.row_end, index.base_end, index.name) == (COUNT + 10, COUNT + 10, None)
+        assert not settled(docs)
+        assert docs.search(rows(5, 2)[3], limit=1)[0].id == f"id {COUNT + 8}"
+        docs.flush()
+        docs.wait_for_index()
+        assert docs._store.index.name not in {None, name}
+    with open_at(tmp_path) as database:
+        docs = database.collection("docs")
+        assert docs.stats().index.rows_done == COUNT + 10
+
+
+def test_a_growth_that_fails_is_not_tried_over_and_over(tmp_path, monkeypatch):
+    monkeypatch.setattr(index_care, "_QUIET_SECONDS", 0)
+    with open_at(tmp_path) as database:
+        docs = filled(database)
+        docs.upsert(names(5, COUNT), rows(5, 1))
+        monkeypatch.setattr(index_care, "grow", None)
+        assert not settled(docs)
+        assert {finding.code for finding in docs.findings()} == {"index-failed"}
+        assert not index_care.is_settling_wanted(docs._store)
+        assert docs.search(rows(5, 1)[2], limit=1)[0].id == f"id {COUNT + 2}"
+
+
+def test_the_thread_does_it(tmp_path):
+    with open_at(tmp_path, background=True) as database:
+        docs = filled(database)
+        for first in (COUNT, COUNT + 3):
+            docs.upsert(names(3, first), rows(3, first))
+            until = time.monotonic() + 30
+            while docs.stats().index.rows_to_do and time.monotonic() < until:
+                time.sleep(0.05)
+            assert docs.stats().index.rows_to_do == 0
