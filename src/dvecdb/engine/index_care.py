@@ -3,7 +3,7 @@
 An index is due from `index_rows_min` live rows on; again when the collection has grown fourfold
 since its lists were made, or by half and nobody writes; and when most of what it holds is gone.
 Between that it grows: in small steps, of which each publishes another index. Searches take what is
-published when they begin. Once nobody writes it takes in the last rows, and has no long tail.
+published when they begin. Once nobody writes it takes in the last rows, and keeps no long tail.
 
 Everything here is derived: what fails is reported and tried again, and no writer waits for it.
 """
@@ -52,6 +52,8 @@ _FEW_ROWS: Final = 4_096
 _STEP_ROWS_MIN: Final = 64
 _LOOK_SECONDS: Final = 0.25
 _QUIET_SECONDS: Final = 1
+_REST_SHARE: Final = 4_096
+"""So small a part of the rows need not be in it: another one makes what is kept beside it anew."""
 _FAILED: Final = "index-failed"
 
 
@@ -84,7 +86,8 @@ def is_settling_wanted(store: Store) -> bool:
     index, row_limit = store.index, store.visible.row_limit
     if index is None or store.stopped is not None or row_limit < store.indexing.wanted_from:
         return False
-    return index.row_end < row_limit or is_tail_long(index, row_limit)
+    left = row_limit - index.row_end
+    return left * _REST_SHARE > index.row_end or is_tail_long(index, row_limit)
 
 
 def is_quiet(store: Store) -> bool:
@@ -161,6 +164,8 @@ def _step(
         few = visible.row_limit - index.row_end < _FEW_ROWS  # the other cores are for searches
         with using_threads(1 if few else os.cpu_count() or 1):
             store.index = grow(index, view, store.schema, visible.row_limit, tick, settle=settle)
+        if settle:
+            give_back()
     else:
         live = view.count(visible.lsn, visible.row_limit)
         if live < settings.index_rows_min:

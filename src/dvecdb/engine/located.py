@@ -64,6 +64,8 @@ class Located:
 
     def learn_chunk(self, chunk: Chunk) -> None:
         """Know the rows of a chunk."""
+        if self.rows is None or not self.rows.has(chunk.vectors):
+            return
         count = chunk.count_below(self._places.row_end)
         self._put(chunk, np.arange(count), chunk.norms(count))
 

@@ -82,8 +82,8 @@ class Scattered:
         self._first[places] = first + ordinals * len(self._steps)  # last: it says all is there
 
     def known(self, places: Numbers) -> npt.NDArray[np.bool_]:
-        """Return which rows are known."""
-        return np.asarray(self._first[places] >= 0)
+        """Return which rows are known; none is at a place below 0."""
+        return np.asarray((places >= 0) & (self._first[places] >= 0))
 
     def lengths(self, places: Numbers) -> Float32s:
         """Return the lengths of known rows: float32[n]."""
