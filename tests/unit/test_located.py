@@ -29,15 +29,15 @@ def small(monkeypatch):
 
 @pytest.fixture
 def read_rows(monkeypatch):
-    """How many rows were read to be measured, in each search."""
-    counts, read = [], candidates._read
+    """The rows that were read to be measured."""
+    asked_for, read = [], candidates._read
 
     def counted(view, schema, located, query, asked, *args, **options):
-        counts.append(len(asked))
+        asked_for.extend(asked.tolist())
         return read(view, schema, located, query, asked, *args, **options)
 
     monkeypatch.setattr(candidates, "_read", counted)
-    return counts
+    return asked_for
 
 
 def open_at(path, *, background=False, **settings):
@@ -85,7 +85,7 @@ def test_rows_are_read_once_and_measured_where_they_lie_from_then_on(tmp_path, r
         docs = filled(database, flushed=flushed)
         for _ in range(2):
             check(docs)
-        assert read_rows[0]
+        assert read_rows
         del read_rows[:]
         docs.search(rows(1, 7)[0], recall=0.9)
         assert read_rows == ([] if flushed else read_rows)
@@ -123,6 +123,20 @@ def test_after_a_flush_and_a_compaction_they_are_looked_for_anew(tmp_path):
         del held
         gc.collect()
         assert len(docs._store.index._located) == 1  # of the view that is still there
+
+
+def test_an_index_that_grew_knows_what_it_knew(tmp_path, read_rows):
+    with open_at(tmp_path) as database:
+        docs = filled(database)
+        docs.search(rows(1, 7)[0], limit=COUNT // 2, recall=0.9)
+        before = docs._store.index
+        docs.upsert(names(100, COUNT), -rows(100, 3))
+        docs.wait_for_index()
+        assert docs._store.index is not before
+        del read_rows[:]
+        check(docs)
+        assert all(row >= COUNT for row in read_rows)
+        check(docs, -rows(100, 3)[4])
 
 
 @pytest.mark.parametrize("row", [5, 350])

@@ -85,8 +85,16 @@ class Index:
         """Return where the rows lie that a view holds."""
         found = self._located.get(view)
         if found is None or not found.is_current(view):
-            found = self._located[view] = Located(view, self.places)
+            found = self._located[view] = Located.of(view, self.places)
         return found
+
+    def known_located(self, view: View) -> Located | None:
+        """Return the same if it is known."""
+        return self._located.get(view)
+
+    def keep_located(self, view: View, located: Located) -> None:
+        """Know where the rows of a view lie."""
+        self._located[view] = located
 
     def live(self, view: View, lsn: int, row_limit: int) -> LiveRows:
         """Return which rows of the index are live at `lsn`, when there were `row_limit` rows."""

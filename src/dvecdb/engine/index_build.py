@@ -180,10 +180,14 @@ def grow(
     if base_end != index.base_end:
         codes = codes.with_tail_moved(places.count_below(base_end))
     zeros, apart = builder.without_code(more)
-    return Index(
+    grown = Index(
         codes, index.curve, places, base_end, index.trained_rows,
         np.union1d(index.zeros, zeros), np.union1d(index.apart, apart), index.apart_before, name,
     )  # fmt: skip
+    located = index.known_located(view)
+    if located is not None:
+        grown.keep_located(view, located.with_places(places))
+    return grown
 
 
 def has_outgrown(index: Index, view: View, row_limit: int) -> bool:

@@ -6,13 +6,15 @@ row in memory once it was asked for; what is found damaged later makes all be lo
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
 from dvecdb.search.scattered import Scattered
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import numpy.typing as npt
 
     from dvecdb.engine.memtable import Chunk
@@ -32,13 +34,27 @@ class Located:
 
     __slots__ = ("_places", "_seen", "rows")
 
-    def __init__(self, view: View, places: RowRange) -> None:
+    def __init__(self, places: RowRange, rows: Scattered | None, seen: Sequence[int]) -> None:
+        """See `of`."""
         self._places = places
-        self._seen = _seen(view)
+        self._seen = seen
+        self.rows = rows
+
+    @classmethod
+    def of(cls, view: View, places: RowRange) -> Self:
+        """Return where the rows of a view lie, with what its segments know of them."""
+        seen = _seen(view)
         sources: list[Segment | Chunk] = [*view.row_segments, *_chunks(view)]
-        self.rows = Scattered.over([source.vectors for source in sources], places.rows)
-        for source in sources if self.rows is not None else ():
-            self._put(source, *source.known_norms())
+        rows = Scattered.over([source.vectors for source in sources], places.rows)
+        found = cls(places, rows, seen)
+        for source in sources if rows is not None else ():
+            found.put(source, *source.known_norms())
+        return found
+
+    def with_places(self, places: RowRange) -> Self:
+        """Return the same for an index with more rows, whose places follow after those of this."""
+        rows = None if self.rows is None else self.rows.with_places(places.rows)
+        return type(self)(places, rows, self._seen)
 
     def is_current(self, view: View) -> bool:
         """Whether no block of a segment was found damaged since, and no chunk was begun."""
@@ -60,18 +76,19 @@ class Located:
         for block in np.unique(ordinals // size).tolist():
             start, end = block * size, min((block + 1) * size, segment.rows)
             if not len(segment.unreadable_vectors(start, end)):
-                self._put(segment, np.arange(start, end), segment.norms(start, end))
+                self.put(segment, np.arange(start, end), segment.norms(start, end))
 
     def learn_chunk(self, chunk: Chunk) -> None:
         """Know the rows of a chunk."""
         if self.rows is None or not self.rows.has(chunk.vectors):
             return
         count = chunk.count_below(self._places.row_end)
-        self._put(chunk, np.arange(count), chunk.norms(count))
+        self.put(chunk, np.arange(count), chunk.norms(count))
 
-    def _put(
+    def put(
         self, source: Segment | Chunk, ordinals: Numbers, lengths: npt.NDArray[np.float32]
     ) -> None:
+        """Know rows of a source that may be served, and how long they are."""
         if self.rows is None or not self.rows.has(source.vectors):
             return
         places = self._places.ordinals_of(source.rows_at(ordinals))

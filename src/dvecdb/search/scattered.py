@@ -40,8 +40,10 @@ class Scattered:
 
     __slots__ = ("_arrays", "_first", "_lengths", "_lowest", "_steps", "_window")
 
-    def __init__(self, arrays: Sequence[Float32s], piece: int, places: int) -> None:
-        """See `over`. piece: numbers in a piece."""
+    def __init__(
+        self, arrays: Sequence[Float32s], piece: int, first: Numbers, lengths: Float32s
+    ) -> None:
+        """See `over`. piece: numbers in a piece; first: that of each row, -1 if it is not known."""
         self._arrays = arrays  # kept in memory, as nothing else here does
         addresses = [_address(array) for array in arrays]
         self._lowest = min(addresses)
@@ -50,8 +52,7 @@ class Scattered:
         # Only pieces of rows that were put are looked at: what lies between arrays is not ours.
         self._window = np.frombuffer(memory, np.float32).reshape(-1, piece)
         self._steps = np.arange(arrays[0].shape[1] // piece)
-        self._first = np.full(places, -1, np.int64)  # the first piece of each row
-        self._lengths = np.zeros(places, np.float32)
+        self._first, self._lengths = first, lengths
 
     @classmethod
     def over(cls, arrays: Sequence[npt.NDArray[Any]], places: int) -> Self | None:
@@ -66,7 +67,15 @@ class Scattered:
         piece_bytes = math.gcd(row_bytes, _PAGE_BYTES)
         if row_bytes > piece_bytes * _PIECES_MAX:
             return None
-        return cls(held, piece_bytes // 4, places)
+        first, lengths = np.full(places, -1, np.int64), np.zeros(places, np.float32)
+        return cls(held, piece_bytes // 4, first, lengths)
+
+    def with_places(self, places: int) -> Self:
+        """Return the same rows among more places; rows put in one of them are not in the other."""
+        more = places - len(self._first)
+        first = np.concatenate([self._first, np.full(more, -1, np.int64)])
+        lengths = np.concatenate([self._lengths, np.zeros(more, np.float32)])
+        return type(self)(self._arrays, self._window.shape[1], first, lengths)
 
     def has(self, array: npt.NDArray[Any]) -> bool:
         """Return whether rows of this array can be put."""
