@@ -54,7 +54,7 @@ GROWTH: Final = 4
 """Times as many rows as its lists were made for, and an index is made anew, come what may."""
 QUIET_GROWTH: Final = 1.5
 """The same, as soon as nobody writes."""
-_TAIL_SHARE: Final = 64
+_TAIL_SHARE: Final = 128
 """A tail of this part of the rows is moved into the base as soon as nobody writes."""
 _APART_MIN: Final = 1_000
 """Rows that may always be measured beside the candidates without making a difference."""
