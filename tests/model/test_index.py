@@ -39,6 +39,7 @@ def small(monkeypatch):
     monkeypatch.setattr(nearest, "_SCATTERED", 0)
     monkeypatch.setattr(index_care, "_STEP_BYTES", 1)
     monkeypatch.setattr(index_build, "_BASE_STEP", 100)
+    monkeypatch.setattr(index, "_ASKED_BEFORE", 0)
     monkeypatch.setattr(ivf, "ROWS_PER_LIST", 60)
     monkeypatch.setattr(scattered, "_PAGE_BYTES", 16)  # what is in this disk begins anywhere
     monkeypatch.setattr(scattered, "_PIECES_MAX", 1_000)

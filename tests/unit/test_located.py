@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from dvecdb import Database, Settings
-from dvecdb.engine import candidates, index_build, index_care, nearest
+from dvecdb.engine import candidates, index, index_build, index_care, nearest
 from dvecdb.engine.located import Located
 from dvecdb.errors import Code, DvecdbError
 
@@ -25,6 +25,7 @@ def small(monkeypatch):
     monkeypatch.setattr(nearest, "_SCATTERED", 0)
     monkeypatch.setattr(index_care, "_STEP_BYTES", 1)
     monkeypatch.setattr(index_build, "_BASE_STEP", 100)
+    monkeypatch.setattr(index, "_ASKED_BEFORE", 0)
 
 
 @pytest.fixture
@@ -139,6 +140,16 @@ def test_an_index_that_grew_knows_what_it_knew(tmp_path, read_rows):
         check(docs, -rows(100, 3)[4])
 
 
+def test_it_is_found_out_for_what_is_asked_for_often(tmp_path, monkeypatch, read_rows):
+    monkeypatch.setattr(index, "_ASKED_BEFORE", 3)
+    with open_at(tmp_path) as database:
+        docs = filled(database)
+        for asked in range(6):
+            del read_rows[:]
+            docs.search(rows(1, 7)[0], recall=0.9)
+            assert bool(read_rows) == (asked <= 3)
+
+
 @pytest.mark.parametrize("row", [5, 350])
 def test_what_is_found_damaged_later_is_not_served_where_it_lies(tmp_path, row):
     with open_at(tmp_path) as database:
@@ -181,13 +192,13 @@ def test_the_last_rows_are_taken_in_and_a_long_tail_is_moved(tmp_path, monkeypat
         assert not settled(docs)  # something was written just now
         monkeypatch.setattr(index_care, "_QUIET_SECONDS", 0)
         assert settled(docs)
-        index = docs._store.index
-        assert (index.row_end, index.base_end, index.name) == (COUNT + 3, COUNT, name)
+        made = docs._store.index
+        assert (made.row_end, made.base_end, made.name) == (COUNT + 3, COUNT, name)
         assert not settled(docs)
         docs.upsert(names(5, COUNT + 3), rows(5, 2))
         assert settled(docs)
-        index = docs._store.index
-        assert (index.row_end, index.base_end, index.name) == (COUNT + 8, COUNT + 8, None)
+        made = docs._store.index
+        assert (made.row_end, made.base_end, made.name) == (COUNT + 8, COUNT + 8, None)
         assert not settled(docs)
         assert docs.search(rows(5, 2)[3], limit=1)[0].id == f"id {COUNT + 6}"
         docs.flush()

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     Flags = npt.NDArray[np.bool_]
 
 _PAST_KEPT: Final = 4
+_ASKED_BEFORE: Final = 100
+"""So many searches of a view read their candidates before it is found out where all rows lie."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +72,7 @@ class Index:
     _newest: LiveRows | None = None
     _past: dict[int, LiveRows] = field(default_factory=dict)
     _located: WeakKeyDictionary[View, Located] = field(default_factory=WeakKeyDictionary)
+    _asked: WeakKeyDictionary[View, int] = field(default_factory=WeakKeyDictionary)
 
     @property
     def row_end(self) -> int:
@@ -81,15 +84,23 @@ class Index:
         found = self.places.ordinals_of(rows)
         return found if self.places.row_numbers is None else found[found >= 0]
 
-    def located(self, view: View) -> Located:
-        """Return where the rows lie that a view holds."""
+    def located(self, view: View) -> Located | None:
+        """Return where the rows lie that a view holds, None as long as that is not worth it.
+
+        Under load views and indexes come and go: it is found out for those that stay for a while.
+        """
         found = self._located.get(view)
-        if found is None or not found.is_current(view):
-            found = self._located[view] = Located.of(view, self.places)
+        if found is not None and found.is_current(view):
+            return found
+        asked = self._asked[view] = self._asked.get(view, 0) + 1
+        if asked <= _ASKED_BEFORE:
+            return None
+        self._asked[view] = 0
+        found = self._located[view] = Located.of(view, self.places)
         return found
 
     def known_located(self, view: View) -> Located | None:
-        """Return the same if it is known."""
+        """Return where the rows lie if that was found out."""
         return self._located.get(view)
 
     def keep_located(self, view: View, located: Located) -> None:

@@ -1,7 +1,8 @@
 """Where the rows of an index lie in memory, so that candidates are measured there, all at once.
 
 Of one view: its segments do not change. A row of one is known here once its block was verified, a
-row in memory once it was asked for; what is found damaged later makes all be looked up anew.
+row in memory once it was asked for; what is found damaged later makes all be looked up anew. Chunks
+of memory that were begun later are not known.
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ class Located:
         return type(self)(places, rows, self._seen)
 
     def is_current(self, view: View) -> bool:
-        """Whether no block of a segment was found damaged since, and no chunk was begun."""
+        """Whether no block of a segment was found damaged since."""
         return self._seen == _seen(view)
 
     def places_of(self, numbers: Numbers) -> tuple[Numbers, Flags] | None:
@@ -103,5 +104,4 @@ def _chunks(view: View) -> list[Chunk]:
 
 
 def _seen(view: View) -> list[int]:
-    lost = [segment.blocks_lost for segment in view.row_segments]
-    return [*lost, *(len(memtable.chunks) for memtable in view.memtables)]
+    return [segment.blocks_lost for segment in view.row_segments]
