@@ -3,7 +3,8 @@
 An index is due from `index_rows_min` live rows on; again when the collection has grown fourfold
 since its lists were made, or by half and nobody writes; and when most of what it holds is gone.
 Between that it grows: in small steps, of which each publishes another index. Searches take what is
-published when they begin. Once nobody writes it takes in the last rows, and keeps no long tail.
+published when they begin. Once nobody writes it takes in the last rows, but for a few, and
+keeps no long tail.
 
 Everything here is derived: what fails is reported and tried again, and no writer waits for it.
 """
