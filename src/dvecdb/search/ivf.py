@@ -32,7 +32,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import numpy as np
 
 from dvecdb.records import Metric
-from dvecdb.search.kernels import row_length, row_norms
+from dvecdb.search.kernels import faiss_library, row_length, row_norms
 from dvecdb.search.packing import put, take
 
 if TYPE_CHECKING:
@@ -167,7 +167,7 @@ class Codes:
     @classmethod
     def train(cls, space: Space, sample: Points, lists: int) -> Codes:
         """Return codes of no rows, with lists around the centres of `sample`: points [n, d]."""
-        faiss = _faiss()
+        faiss = faiss_library()
         clustering = faiss.Clustering(space.components, lists)
         clustering.niter, clustering.seed = _ITERATIONS, 1
         clustering.min_points_per_centroid = 1
@@ -210,19 +210,19 @@ class Codes:
 
     def with_base(self, coded: Iterable[Coded]) -> Codes:
         """Return codes of the base and of more rows, without a tail."""
-        base = _faiss().clone_index(self._base)
+        base = faiss_library().clone_index(self._base)
         _add(base, coded)
         return Codes(self.space, self._empty, base)
 
     def with_tail(self, coded: Iterable[Coded]) -> Codes:
         """Return these codes with more rows in the tail, after those in there."""
-        tail = _faiss().clone_index(self._empty if self._tail is None else self._tail)
+        tail = faiss_library().clone_index(self._empty if self._tail is None else self._tail)
         _add(tail, coded)
         return Codes(self.space, self._empty, self._base, tail if tail.ntotal else None)
 
     def with_tail_moved(self, end: int) -> Codes:
         """Return these codes with the tail below `end` in the base: copied, not coded anew."""
-        faiss = _faiss()
+        faiss = faiss_library()
         if self._tail is None:
             return self
         lists, codes, numbers = take(self._tail)
@@ -240,7 +240,7 @@ class Codes:
         bit a row number, low bit first, of the rows that may be found. result: int64[n, m] with -1
         where there were no more, float32[n, m], m `depth` or twice that.
         """
-        faiss = _faiss()
+        faiss = faiss_library()
         probes = min(probes, self.lists)
         parameters = _every_row(probes)
         if allowed is not None:
@@ -263,7 +263,7 @@ class Codes:
 
     def base_bytes(self) -> npt.NDArray[np.uint8]:
         """Return the base in a form that `from_bytes` takes: uint8[n]."""
-        stored: npt.NDArray[np.uint8] = _faiss().serialize_index(self._base)
+        stored: npt.NDArray[np.uint8] = faiss_library().serialize_index(self._base)
         return stored
 
     @classmethod
@@ -273,7 +273,7 @@ class Codes:
         Raises:
             ValueError: they are of another shape.
         """
-        faiss = _faiss()
+        faiss = faiss_library()
         try:
             base = faiss.deserialize_index(data)
         except RuntimeError as error:  # what faiss raises for all that it does not like
@@ -305,7 +305,7 @@ def _add(index: Any, coded: Iterable[Coded]) -> None:
 
 def _search(part: Any, points: Points, depth: int, parameters: Any) -> tuple[Numbers, Points]:
     """Search one faiss index, without what its Python wrapper checks at every call."""
-    faiss = _faiss()
+    faiss = faiss_library()
     numbers = np.empty((len(points), depth), np.int64)
     distances = np.empty((len(points), depth), np.float32)
     pointer = faiss.swig_ptr
@@ -316,7 +316,7 @@ def _search(part: Any, points: Points, depth: int, parameters: Any) -> tuple[Num
 
 
 def _parameters(probes: int) -> Any:
-    parameters = _faiss().IVFSearchParameters()
+    parameters = faiss_library().IVFSearchParameters()
     parameters.nprobe = probes
     return parameters
 
@@ -340,7 +340,7 @@ def _openmp() -> Any:
 
     faiss gives up the interpreter's lock even for this, and has to wait for it among others.
     """
-    faiss = _faiss()
+    faiss = faiss_library()
     with suppress(AttributeError, OSError):
         library = PyDLL(import_module(faiss.IndexFlatL2.__module__)._swigfaiss.__file__)  # noqa: SLF001
         before = library.omp_get_max_threads()
@@ -361,8 +361,3 @@ def using_threads(count: int) -> Iterator[None]:
         yield
     finally:
         use_threads(before)
-
-
-@cache
-def _faiss() -> Any:
-    return import_module("faiss")  # late: it takes 0.15 s

@@ -10,13 +10,12 @@ from __future__ import annotations
 
 import math
 from ctypes import c_char
-from functools import cache
-from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final, Self
 
 import numpy as np
 
 from dvecdb.records import Metric
+from dvecdb.search.kernels import faiss_library
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -100,11 +99,11 @@ class Scattered:
 
     def products(self, query: Float32s, places: Numbers) -> Float32s:
         """Return the dot products of known rows with float32[1, d]: float32[n]."""
-        return self._measure(_faiss().pairwise_indexed_inner_product, query, places)
+        return self._measure(faiss_library().pairwise_indexed_inner_product, query, places)
 
     def squared_distances(self, query: Float32s, places: Numbers) -> Float32s:
         """Return the squared L2 distances of known rows from float32[1, d]: float32[n]."""
-        return self._measure(_faiss().pairwise_indexed_L2sqr, query, places)
+        return self._measure(faiss_library().pairwise_indexed_L2sqr, query, places)
 
     def rows(self, places: Numbers) -> Float32s:
         """Return known rows: float32[n, d]."""
@@ -116,7 +115,7 @@ class Scattered:
         return pieces.ravel()
 
     def _measure(self, pairwise: Any, query: Float32s, places: Numbers) -> Float32s:
-        pieces, pointer = self._pieces(places), _faiss().swig_ptr
+        pieces, pointer = self._pieces(places), faiss_library().swig_ptr
         found = np.empty((len(places), len(self._steps)), np.float32)
         of_query = np.empty(found.shape, np.int64)
         of_query[:] = self._steps
@@ -129,8 +128,3 @@ class Scattered:
 
 def _address(array: npt.NDArray[Any]) -> int:
     return int(array.__array_interface__["data"][0])
-
-
-@cache
-def _faiss() -> Any:
-    return import_module("faiss")  # late: it takes 0.15 s
