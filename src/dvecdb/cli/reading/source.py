@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from dvecdb.cli.app import UsageError
 from dvecdb.cli.options import Format
+from dvecdb.cli.reading.pipe import interruptible
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -68,7 +69,8 @@ def open_source(
         raise UsageError("--ids goes with a .npy file; other formats hold their ids")
     with contextlib.ExitStack() as opened:
         if str(path) == "-":
-            yield _reader(sys.stdin.buffer, kind, layout, None, None, opened)
+            stdin = opened.enter_context(interruptible(sys.stdin.buffer))
+            yield _reader(stdin, kind, layout, None, None, opened)
             return
         file = opened.enter_context(path.open("rb"))
         total = path.stat()
