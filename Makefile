@@ -11,6 +11,7 @@ export UV_SYSTEM_CERTS := true
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 SYNC := UV_PROJECT_ENVIRONMENT=.venv .venv/uv/bin/uv sync --frozen --all-extras --python $(BIN)/python
+COMPILED := hatch_build.py src/dvecdb/search/nearest.c
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test check bench peers soak format dist
@@ -49,9 +50,9 @@ format: $(INSTALLED) ## format the code and apply the safe fixes
 	$(BIN)/ruff format
 
 # uv lives in an environment of its own: a sync removes from .venv what the lock does not name.
-$(INSTALLED): pyproject.toml uv.lock
+$(INSTALLED): pyproject.toml uv.lock $(COMPILED)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "dvecdb needs Python 3.11 or newer; set PYTHON")'
 	test -x .venv/uv/bin/uv || { $(PYTHON) -m venv .venv && $(PYTHON) -m venv .venv/uv; }
 	.venv/uv/bin/python -m pip install --quiet uv==$(UV_VERSION)
-	$(SYNC) --all-groups --no-group peers
+	$(SYNC) --all-groups --no-group peers --reinstall-package dvecdb
 	@touch $@

@@ -26,10 +26,11 @@ def uv():
     return found
 
 
-def run(*command, cwd=ROOT):
+def run(*command, cwd=ROOT, **more):
     environment = {
         **{name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
         "UV_PYTHON_DOWNLOADS": "never",
+        **more,
     }
     done = subprocess.run(
         command, cwd=cwd, env=environment, check=False, capture_output=True, text=True
@@ -56,7 +57,17 @@ def built(tmp_path_factory):
 def test_the_wheel_has_the_package_and_nothing_else(built):
     names = zipfile.ZipFile(built[0]).namelist()
     assert {name.split("/")[0].split("-")[0] for name in names} == {"dvecdb"}
-    assert "dvecdb/py.typed" in names
+    assert {"dvecdb/py.typed", "dvecdb/search/_nearest.so"} <= set(names)
+    assert re.search(r"-py3-none-(?!any)\w+\.whl$", built[0].name)
+
+
+def test_a_wheel_without_the_compiled_part_is_for_any_system(built, tmp_path):
+    with tarfile.open(built[1]) as archive:
+        archive.extractall(tmp_path, filter="data")
+    (source,) = tmp_path.iterdir()
+    run(uv(), "build", "--wheel", "--out-dir", str(tmp_path), cwd=source, DVECDB_PURE="1")
+    (wheel,) = tmp_path.glob("*-py3-none-any.whl")
+    assert not [name for name in zipfile.ZipFile(wheel).namelist() if name.endswith(".so")]
 
 
 def test_the_source_archive_has_what_is_needed_to_run_a_server(built):
@@ -69,6 +80,8 @@ def test_the_wheel_installs_into_a_bare_environment_and_serves(built, tmp_path):
     run(uv(), "venv", "--python", sys.executable, str(tmp_path / "bare"))
     binaries = tmp_path / "bare" / "bin"
     run(uv(), "pip", "install", "--python", str(binaries / "python"), str(built[0]))
+    program = "from dvecdb.search.compiled import nearest_of; print(nearest_of() is not None)"
+    assert run(str(binaries / "python"), "-c", program, cwd=tmp_path) == "True\n"
     assert run(str(binaries / "dvecdb"), "version").startswith("dvecdb ")
     assert run(str(binaries / "vectordb-server"), "-V").startswith("vectordb-server ")
     server = Server(

@@ -39,10 +39,8 @@ def small(monkeypatch):
     monkeypatch.setattr(nearest, "_SCATTERED", 0)
     monkeypatch.setattr(index_care, "_STEP_BYTES", 1)
     monkeypatch.setattr(index_build, "_BASE_STEP", 100)
-    monkeypatch.setattr(index, "_ASKED_BEFORE", 0)
+    monkeypatch.setattr(index, "_ASKED_BEFORE", 1)  # rows are read, too
     monkeypatch.setattr(ivf, "ROWS_PER_LIST", 60)
-    monkeypatch.setattr(scattered, "_PAGE_BYTES", 16)  # what is in this disk begins anywhere
-    monkeypatch.setattr(scattered, "_PIECES_MAX", 1_000)
 
 
 @dataclass
@@ -268,9 +266,9 @@ def without_filter(self, made, prepare=nearest.Nearest._prepare):
     self.matching = matching
 
 
-def in_another_order(self, places, array, ordinals, lengths, put=scattered.Scattered.put):
+def in_another_order(self, places, array, ordinals, put=scattered.Scattered.put):
     """Rows are measured where others lie."""
-    put(self, places, array, ordinals[::-1], lengths)
+    put(self, places, array, ordinals[::-1])
 
 
 BROKEN = {

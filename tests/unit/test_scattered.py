@@ -1,104 +1,152 @@
 """Rows measured where they lie give what reading them gives, wherever that is."""
 
-import mmap
-
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from dvecdb.records import Metric
-from dvecdb.search import scattered
-from dvecdb.search.rerank import Candidates, nearest_where
-from dvecdb.search.scattered import METRICS, Scattered
+from dvecdb.records import Metric, VectorType
+from dvecdb.search import compiled
+from dvecdb.search.compiled import nearest_of
+from dvecdb.search.exact import exact_distances
+from dvecdb.search.scattered import Scattered
 
 COUNTS = (3, 250, 1, 346)
-NUMBERS = np.arange(sum(COUNTS))
+PLACES = np.arange(sum(COUNTS))
 
 
-def paged(rows):
-    """Return the same rows in memory that begins at a page."""
-    held = np.frombuffer(mmap.mmap(-1, rows.nbytes), rows.dtype).reshape(rows.shape)
-    held[:] = rows
+def stored(random, count, dimension, kind):
+    """Return rows of a type, with some that are equal, zero or not finite."""
+    scale = 40 if kind is VectorType.INT8 else random.choice([1e-3, 1.0, 30.0])
+    rows = (scale * random.standard_normal((count, dimension))).clip(-128, 127).astype(kind.dtype)
+    rows[1::7] = rows[0]
+    rows[2::11] = 0
+    if kind is not VectorType.INT8:
+        rows[3::13, -1] = np.inf
+        rows[4::17, 0] = np.nan
+    return rows
+
+
+def put(rows):
+    """Return the rows in several arrays, at places that are not their numbers."""
+    held = Scattered(rows.dtype, len(rows))
+    for part in np.array_split(np.arange(len(rows)), 4):
+        held.put(place_of(part, len(rows)), rows[part].copy(), np.arange(len(part)))
     return held
 
 
-def parts_of(rows):
-    return [paged(part) for part in np.split(rows, np.cumsum(COUNTS)[:-1])]
+def place_of(numbers, count):
+    return (numbers * 7 + 3) % count
 
 
-def known(rows, metric):
-    """Return rows of several arrays, all put, at places that are not their numbers."""
-    parts = parts_of(rows)
-    held = Scattered.over(parts, len(rows))
-    lengths = np.linalg.norm(rows.astype(np.float64), axis=1).astype(np.float32)
-    for part, first in zip(parts, np.cumsum([0, *COUNTS]), strict=False):
-        ordinals = np.arange(len(part))
-        held.put(place_of(first + ordinals), part, ordinals, lengths[first : first + len(part)])
-    return held
+def defined(rows, places, query, metric, limit):
+    """Return the nearest by (distance, place) as they are defined."""
+    at = np.empty(len(rows), np.int64)
+    at[place_of(np.arange(len(rows)), len(rows))] = np.arange(len(rows))
+    with np.errstate(all="ignore"):
+        distances = exact_distances(rows[at[places]], query, metric)
+    order = np.lexsort((places, distances))
+    order = order[np.isfinite(distances[order])][:limit]
+    return places[order], distances[order]
 
 
-def place_of(numbers):
-    return (numbers * 7 + 3) % len(NUMBERS)
+def test_it_is_compiled_here():
+    assert nearest_of() is not None, f"{compiled.LIBRARY} is missing, or of no use: run make"
 
 
-def read(rows, numbers, query, metric, limit):
-    candidates = Candidates(query, metric, rows.dtype, limit, len(numbers), roughly=False)
-    candidates.add(rows, numbers, numbers)
-    return candidates.nearest()
+@pytest.mark.parametrize("kind", list(VectorType))
+@pytest.mark.parametrize("metric", list(Metric))
+@given(
+    st.integers(1, 1_700) | st.sampled_from([8, 128, 129, 136, 256, 384, 1_024, 1_536, 4_096]),
+    st.integers(0, 2**32 - 1),
+    st.integers(1, 40),
+)
+def test_distances_are_those_of_the_definition_to_the_last_bit(
+    metric, kind, dimension, seed, limit
+):
+    random = np.random.default_rng(seed)
+    rows = stored(random, 29 if dimension > 500 else 120, dimension, kind)
+    query = rows[0].astype(np.float32) + random.choice([0.0, 1e-7, 1.0], size=dimension)
+    query = query.astype(np.float32)
+    if not query.any():
+        query[0] = 1
+    places = np.flatnonzero(random.random(len(rows)) < 0.8)
+    asked = random.permutation(places)
+    found = put(rows).nearest(asked, query, metric, limit)
+    for ours, theirs in zip(found, defined(rows, places, query, metric, limit), strict=False):
+        np.testing.assert_array_equal(ours, theirs)
+    assert not len(found[2])
 
 
-@pytest.mark.parametrize("metric", sorted(METRICS))
-@pytest.mark.parametrize("apart", [0.0, 1e-7, 3e-5, 1e-3, 1.0])
-@pytest.mark.parametrize("dimension", [16, 384, 1024, 1536])
-def test_the_nearest_are_those_of_the_definition(metric, apart, dimension):
-    random = np.random.default_rng(dimension)
-    rows = random.standard_normal(dimension) + apart * random.standard_normal((600, dimension))
-    rows = rows.astype(np.float32)
-    held = known(rows, metric)
-    for limit in (1, 7, 300):
-        query, asked = rows[limit], np.flatnonzero(random.random(600) < 0.7)
-        found = nearest_where(held, place_of(asked), asked, query, metric, limit)
-        assert all(map(np.array_equal, found, read(rows, asked, query, metric, limit)))
+@pytest.mark.parametrize("limit", [1, 2, 299, 300, 301, 10_000])
+def test_any_number_of_rows_is_found(limit):
+    rows = np.random.default_rng(limit).integers(0, 4, (300, 3)).astype(np.float32)
+    places = np.arange(300)
+    found = put(rows).nearest(places, np.ones(3, np.float32), Metric.EUCLIDEAN, limit)
+    expected = defined(rows, places, np.ones(3, np.float32), Metric.EUCLIDEAN, limit)
+    assert all(map(np.array_equal, found, expected))
 
 
-@pytest.mark.parametrize("metric", sorted(METRICS - {Metric.COSINE}))
-@pytest.mark.parametrize("scale", [1e-23, 1e-19, 1e14])
+@pytest.mark.parametrize("scale", [1e-23, 1e-19, 1e14, 1e30])
+@pytest.mark.parametrize("metric", list(Metric))
 def test_tiny_and_huge_numbers_are_told_apart(metric, scale):
     rows = (scale * np.random.default_rng(1).standard_normal((600, 64))).astype(np.float32)
-    held = known(rows, metric)
+    held = put(rows)
     for row in range(9):
-        found = nearest_where(held, place_of(NUMBERS), NUMBERS, rows[row], metric, 5)
-        assert all(map(np.array_equal, found, read(rows, NUMBERS, rows[row], metric, 5)))
+        found = held.nearest(PLACES, rows[row], metric, 5)
+        assert all(map(np.array_equal, found, defined(rows, PLACES, rows[row], metric, 5)))
 
 
 def test_rows_that_were_not_put_are_not_known():
-    rows = np.ones((600, 64), np.float32)
-    parts = parts_of(rows)
-    held = Scattered.over(parts, 600)
-    held.put(np.array([5, 599]), parts[1], np.array([0, 249]), np.ones(2, np.float32))
-    assert np.flatnonzero(held.known(NUMBERS)).tolist() == [5, 599]
-    assert held.has(parts[1])
-    assert not held.has(rows)
+    rows = np.ones((250, 64), np.float32)
+    held = Scattered(rows.dtype, 600)
+    held.put(np.array([5, 599]), rows, np.array([0, 249]))
+    more = held.with_places(700)
+    more.put(np.array([650]), rows.copy(), np.array([3]))
+    asked = np.array([5, -1, 6, 599, 650, 2**40])
+    query = np.ones(64, np.float32)
+    found, _, unknown = held.nearest(asked, query, Metric.COSINE, 9)
+    assert (found.tolist(), unknown.tolist()) == ([5, 599], [6, 650, 2**40])
+    found, _, unknown = more.nearest(asked, query, Metric.COSINE, 9)
+    assert (found.tolist(), unknown.tolist()) == ([5, 599, 650], [6, 2**40])
+    nothing = held.nearest(np.zeros(0, np.int64), query, Metric.COSINE, 9)
+    assert [len(part) for part in nothing] == [0, 0, 0]
 
 
-def test_arrays_that_do_not_begin_at_a_page_are_left_out():
-    aligned = paged(np.ones((8, 64), np.float32))
-    held = Scattered.over([aligned[1:], aligned], 8)
-    assert held.has(aligned)
-    assert not held.has(aligned[1:])
-    assert Scattered.over([aligned[1:]], 8) is None
-    assert Scattered.over([], 8) is None
+def test_an_array_is_kept_as_long_as_its_rows_are_known():
+    held = Scattered(np.dtype("<f4"), 8)
+    for place in range(8):  # each would be overwritten by the next
+        held.put(np.array([place]), np.full((1, 4096), place, np.float32), np.array([0]))
+    zero = np.zeros(4096, np.float32)
+    assert held.nearest(np.arange(8), zero, Metric.MANHATTAN, 8)[1].tolist() == [
+        4096.0 * place for place in range(8)
+    ]
 
 
-@pytest.mark.parametrize("dimension", [1000, 77])
-def test_rows_of_many_pieces_are_read(dimension):
-    assert Scattered.over([paged(np.ones((4, dimension), np.float32))], 4) is None
+def test_rows_in_another_order_or_of_another_type_are_not_taken():
+    held = Scattered(np.dtype("<f4"), 8)
+    for rows in (np.ones((8, 4)), np.ones((4, 8), np.float32).T):
+        with pytest.raises(AssertionError):
+            held.put(np.arange(8), rows, np.arange(8))
 
 
-@pytest.mark.parametrize("dtype", [np.float16, np.int8])
-def test_other_types_are_read(dtype):
-    assert Scattered.over([paged(np.ones((4, 1024), dtype))], 4) is None
+@pytest.fixture
+def unloaded():
+    nearest_of.cache_clear()
+    yield
+    nearest_of.cache_clear()
 
 
-def test_every_metric_it_knows_has_a_measure():
-    assert set(Metric) - {Metric.MANHATTAN} == METRICS
-    assert scattered._PIECES_MAX * 512 >= 1536
+@pytest.mark.usefixtures("unloaded")
+def test_without_the_library_there_is_nothing(monkeypatch, tmp_path):
+    monkeypatch.setattr(compiled, "LIBRARY", str(tmp_path / "none.so"))
+    assert nearest_of() is None
+
+
+@pytest.mark.usefixtures("unloaded")
+def test_a_library_that_measures_otherwise_is_not_used(monkeypatch):
+    def slightly_off(*args):
+        return np.nextafter(exact_distances(*args), 9.0)
+
+    monkeypatch.setattr(compiled, "exact_distances", slightly_off)
+    assert nearest_of() is None

@@ -32,11 +32,3 @@ class BlockNorms:
                 self._norms[low:high] = row_norms(self._vectors[low:high])
             self._known[first:last] = True
         return self._norms[start:end]
-
-    def known(
-        self, good: npt.NDArray[np.bool_]
-    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
-        """Return the rows that were asked for in blocks that are good: ordinals, norms."""
-        blocks = self._known & good[: len(self._known)]
-        ordinals = np.flatnonzero(np.repeat(blocks, self._block_rows)[: len(self._norms)])
-        return ordinals, self._norms[ordinals]

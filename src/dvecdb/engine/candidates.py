@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dvecdb.search.rerank import Candidates, nearest_where
+from dvecdb.search.rerank import Candidates
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,21 +32,17 @@ def nearest_candidates(  # whose rows, which, to what
     *,
     roughly: bool,
 ) -> tuple[Numbers, Distances, list[int]]:
-    """Return the nearest of rows of an index, which rise, and those that are damaged.
+    """Return the nearest of rows of an index, and those that are damaged.
 
     located: where rows lie; None if they are to be read. roughly: float32 can measure them all.
     """
-    places = None if located is None else located.places_of(candidates)
-    if located is None or located.rows is None or places is None:
-        return _read(view, schema, located, query, candidates, limit, roughly=roughly)
-    where, known = places
-    if known.all():
-        return *nearest_where(located.rows, where, candidates, query, schema.metric, limit), []
-    found = nearest_where(
-        located.rows, where[known], candidates[known], query, schema.metric, limit
-    )
-    others = _read(view, schema, located, query, candidates[~known], limit, roughly=roughly)
-    return *merged([found, others[:2]], limit), others[2]
+    if located is None:
+        return _read(view, schema, None, query, candidates, limit, roughly=roughly)
+    rows, distances, unknown = located.nearest(candidates, query, schema.metric, limit)
+    if not len(unknown):
+        return rows, distances, []
+    found = _read(view, schema, located, query, unknown, limit, roughly=roughly)
+    return *merged([(rows, distances), found[:2]], limit), found[2]
 
 
 def merged(parts: Sequence[tuple[Numbers, Distances]], limit: int) -> tuple[Numbers, Distances]:
@@ -67,6 +63,7 @@ def _read(
     roughly: bool,
 ) -> tuple[Numbers, Distances, list[int]]:
     damaged: list[int] = []
+    candidates = np.sort(candidates)
     measured = Candidates(
         query, schema.metric, schema.vector_type.dtype, limit, len(candidates), roughly=roughly
     )

@@ -96,7 +96,9 @@ class Index:
         if asked <= _ASKED_BEFORE:
             return None
         self._asked[view] = 0
-        found = self._located[view] = Located.of(view, self.places)
+        found = Located.of(view, self.places)
+        if found is not None:
+            self._located[view] = found
         return found
 
     def known_located(self, view: View) -> Located | None:

@@ -185,7 +185,7 @@ def grow(
         np.union1d(index.zeros, zeros), np.union1d(index.apart, apart), index.apart_before, name,
     )  # fmt: skip
     located = index.known_located(view)
-    if located is not None and not settle:  # then with the newest chunks
+    if located is not None:
         grown.keep_located(view, located.with_places(places))
     return grown
 

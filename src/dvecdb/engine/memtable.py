@@ -65,9 +65,9 @@ class Chunk:
             self._norms_used = max(self._norms_used, count)
         return self._norms[:count]
 
-    def known_norms(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
-        """Return the rows whose norms were asked for: ordinals, norms."""
-        return np.arange(self._norms_used), self._norms[: self._norms_used]
+    def served_rows(self) -> npt.NDArray[np.int64]:
+        """Return the ordinals of its rows, as a segment does."""
+        return np.arange(self.used)
 
 
 class Memtable:

@@ -22,7 +22,6 @@ from dvecdb.results import Explained
 from dvecdb.search.distance import TopK, needs_norms
 from dvecdb.search.ivf import LENGTH_MAX
 from dvecdb.search.kernels import row_length
-from dvecdb.search.scattered import METRICS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -215,9 +214,7 @@ class Nearest:
                 probes = index.codes.lists  # what matches lies elsewhere
             else:
                 break
-        candidates = candidates[: effort.depth]
-        candidates.sort()
-        candidates = index.places.rows_at(candidates)
+        candidates = index.places.rows_at(candidates[: effort.depth])
         self.lap("lists")
         return self._measure(index, query, wanted, candidates, probes, why, effort)
 
@@ -234,10 +231,10 @@ class Nearest:
         zeros = self._allowed_of(index, index.zeros) if len(index.zeros) else index.zeros
         asked = candidates
         if len(zeros):
-            asked = np.sort(np.concatenate([candidates, zeros[: wanted.count]]))
+            asked = np.concatenate([candidates, zeros[: wanted.count]])
         found = self._rerank(index, query, asked, wanted.count)
         if found[2] and len(zeros):  # other zeros stand in for those that are damaged
-            asked = np.sort(np.concatenate([candidates, zeros]))
+            asked = np.concatenate([candidates, zeros])
             found = self._rerank(index, query, asked, wanted.count)
         damaged, parts = found[2], [found[:2]]
         if len(index.apart):
@@ -284,8 +281,8 @@ class Nearest:
         *,
         roughly: bool = True,
     ) -> tuple[Numbers, Distances, list[int]]:
-        """Measure candidates, which rise, and return the nearest; and those that are damaged."""
-        located = index.located(self.view) if roughly and self.schema.metric in METRICS else None
+        """Measure candidates, and return the nearest; and those that are damaged."""
+        located = index.located(self.view)
         return nearest_candidates(
             self.view, self.schema, located, query, candidates, count, roughly=roughly
         )

@@ -370,11 +370,11 @@ class Segment(RowRange):
         """Return the L2 norms of rows verified before: float32[end - start]."""
         return self._norms.of(start, end)
 
-    def known_norms(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
-        """Return the rows whose norms were asked for, if they can be served: ordinals, norms."""
-        ordinals, norms = self._norms.known(self._block_states == _GOOD)
-        served = ~np.isin(ordinals, self._lost_vectors)
-        return ordinals[served], norms[served]
+    def served_rows(self) -> npt.NDArray[np.int64]:
+        """Return the ordinals of rows that were verified and can be served."""
+        good = np.repeat(self._block_states == _GOOD, self._block_rows)[: self.rows]
+        good[self._lost_vectors[self._lost_vectors < self.rows]] = False
+        return np.flatnonzero(good)
 
     def _unreadable(
         self, start: int, end: int, blocks: npt.NDArray[np.int64]

@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from dvecdb.records import Metric
-    from dvecdb.search.scattered import Scattered
 
     Rows = npt.NDArray[Any]
     Numbers = npt.NDArray[np.int64]
@@ -109,25 +108,6 @@ class Candidates:
                 chosen = ordinals[wanted[low:high] - first]
                 vectors.take(chosen, axis=0, out=rows[low:high], mode="clip")
         return rows
-
-
-def nearest_where(  # which rows, to what, how many
-    rows: Scattered,
-    places: Numbers,
-    numbers: Numbers,
-    query: npt.NDArray[np.float32],
-    metric: Metric,
-    limit: int,
-) -> tuple[Numbers, Distances]:
-    """Return the nearest of known rows where they lie, as `Candidates.nearest` does.
-
-    numbers: of the rows; metric: one of `scattered.METRICS`. float32 must be able to measure all.
-    """
-    if len(places) > limit + _SPARE:
-        rough = Rough(query, metric)
-        kept = _near(rough.keys_where(rows, places), rough, limit)
-        places, numbers = places[kept], numbers[kept]
-    return _ordered(rows.rows(places), numbers, query, metric, limit)
 
 
 def _near(keys: npt.NDArray[Any], rough: Rough, limit: int) -> npt.NDArray[np.intp]:

@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from dvecdb.search.scattered import Scattered
-
     Float32s = npt.NDArray[np.float32]
 
 _TINY: Final = 2.0**-120  # what a term may lose that is too small for float32
@@ -68,12 +66,6 @@ class Rough:
         if self._metric is Metric.EUCLIDEAN:
             return squared_distances(self._query, rows)
         return self._turned(dots(self._query, rows), row_norms(rows))
-
-    def keys_where(self, rows: Scattered, places: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
-        """Return the same of known rows where they lie, by a metric of `scattered.METRICS`."""
-        if self._metric is Metric.EUCLIDEAN:
-            return rows.squared_distances(self._query, places)
-        return self._turned(rows.products(self._query, places), rows.lengths(places))
 
     def _turned(self, products: npt.NDArray[Any], lengths: Float32s) -> npt.NDArray[Any]:
         """Return the keys of rows by what they have in common with the query."""
