@@ -64,6 +64,7 @@ def nearest_of() -> NearestOf | None:
         return None
     call = library.dvecdb_nearest
     call.argtypes, call.restype = _SIGNATURE, ctypes.c_int64
+    start = (ctypes.c_char * 0).from_buffer  # of an array; in a fifth of the time of its address
 
     def found(  # as above
         addresses: Numbers,
@@ -73,15 +74,16 @@ def nearest_of() -> NearestOf | None:
         metric: Metric,
         limit: int,
     ) -> tuple[Numbers, Distances, Numbers]:
-        target, places = query.astype(np.float64), np.ascontiguousarray(places, np.int64)
-        count = len(places)
+        target, count = query.astype(np.float64), len(places)
+        if not (places.flags.carray and places.dtype == np.int64):
+            places = np.array(places, np.int64)
         squares = float(np.add.reduce(target * target)) if metric is Metric.COSINE else 0.0
         hits = np.empty((max(1, min(limit, count)), 2), np.float64)
         unknown = np.empty(count + 1, np.int64)
         number = call(
-            _NUMBER_OF_METRIC[metric], _NUMBER_OF_TYPE[dtype], address_of(addresses),
-            len(addresses), address_of(places), count, address_of(target), len(target), squares,
-            len(hits), address_of(hits), address_of(unknown),
+            _NUMBER_OF_METRIC[metric], _NUMBER_OF_TYPE[dtype], start(addresses), len(addresses),
+            start(places), count, start(target), len(target), squares, len(hits), start(hits),
+            start(unknown),
         )  # fmt: skip
         nearest = hits[:number]
         return nearest.view(np.int64)[:, 1], nearest[:, 0], unknown[1 : 1 + int(unknown[0])]
