@@ -178,7 +178,9 @@ class World:
         wanted = [(ids[number], measured[number]) for number in order.tolist()]
         exact = snapshot.search(query, limit=limit, where=where, recall=1.0)
         expect([(hit.id, hit.distance) for hit in exact] == wanted, f"exact at {lsn}")
+        told = snapshot.search(query, limit=limit, where=where)  # in one call, where it can be
         hits = snapshot.search(query, limit=limit, where=where, explain=True)
+        expect(told == hits, "explained, it is another answer")
         few = "matching rows are in the index" in hits.explained.why
         self.plans.append("few" if few else hits.explained.plan)
         places = {text: place for place, text in enumerate(ids)}

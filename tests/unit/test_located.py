@@ -10,6 +10,7 @@ from dvecdb import Database, Settings
 from dvecdb.engine import candidates, index, index_build, index_care, nearest
 from dvecdb.engine.located import Located
 from dvecdb.errors import Code, DvecdbError
+from dvecdb.search import ivf
 
 DIMENSION = 1_024
 COUNT = 400
@@ -31,13 +32,13 @@ def small(monkeypatch):
 @pytest.fixture
 def read_rows(monkeypatch):
     """The rows that were read to be measured."""
-    asked_for, read = [], candidates._read
+    asked_for, read = [], candidates.Measuring._read
 
-    def counted(view, schema, located, query, asked, *args, **options):
+    def counted(self, asked, **options):
         asked_for.extend(asked.tolist())
-        return read(view, schema, located, query, asked, *args, **options)
+        return read(self, asked, **options)
 
-    monkeypatch.setattr(candidates, "_read", counted)
+    monkeypatch.setattr(candidates.Measuring, "_read", counted)
     return asked_for
 
 
@@ -174,6 +175,73 @@ def test_control_a_place_that_is_kept_serves_damage(tmp_path, monkeypatch):
         spoil(tmp_path, 5)
         docs.verify()
         assert docs.search(query, limit=1)
+
+
+# --- candidates found and measured in one call ---------------------------------------------------
+
+WHERE = [None, {"half": 1}, {"tenth": 3}, {"must": [{"key": "half", "match": {"value": 7}}]}]
+
+
+def answers(docs, **options):
+    queries = rows(12, 9)
+    return [docs.search(query, where=where, **options) for query in queries for where in WHERE]
+
+
+def filled_with_metadata(database, count=2_000):
+    docs = database.create_collection("docs", dimension=DIMENSION)
+    metadata = [{"half": number % 2, "tenth": number % 10} for number in range(count)]
+    docs.upsert(names(count), rows(count), metadata)
+    docs.flush()
+    docs.wait_for_index()
+    return docs
+
+
+@pytest.fixture
+def at_once(monkeypatch):
+    """What was found in one call."""
+    found, by = [], candidates.Measuring.by
+
+    def noted(self, *args):
+        found.append(by(self, *args))
+        return found[-1]
+
+    monkeypatch.setattr(candidates.Measuring, "by", noted)
+    return found
+
+
+@pytest.mark.parametrize("recall", [0.5, 0.9])
+def test_what_is_found_in_one_call_is_what_is_found_in_several(tmp_path, at_once, recall):
+    with open_at(tmp_path) as database:
+        docs = filled_with_metadata(database)
+        expected = answers(docs, recall=recall, explain=True)
+        assert not at_once
+        assert answers(docs, recall=recall) == expected
+        assert sum(found is not None for found in at_once) >= len(expected) / 2
+        docs.delete(names(300))
+        expected = answers(docs, recall=recall, explain=True)
+        del at_once[:]
+        assert answers(docs, recall=recall) == expected
+        assert sum(found is not None for found in at_once) >= len(expected) / 2
+
+
+def test_a_tail_or_another_faiss_takes_several_calls(tmp_path, at_once, monkeypatch):
+    with open_at(tmp_path) as database:
+        docs = filled_with_metadata(database)
+        expected = answers(docs, recall=0.9)
+        assert at_once
+        del at_once[:]
+        with monkeypatch.context() as patched:
+            patched.setattr(ivf, "_search_address", lambda: None)
+            assert answers(docs, recall=0.9) == expected
+        assert not at_once
+        docs.upsert(names(100, 5_000), -rows(100))
+        docs.wait_for_index()
+        answers(docs, recall=0.9)
+        assert not at_once
+
+
+def test_faiss_is_called_by_its_address_here():
+    assert ivf._search_address() is not None
 
 
 # --- once nobody writes ---------------------------------------------------------------------------

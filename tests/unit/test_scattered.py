@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from dvecdb.records import Metric, VectorType
 from dvecdb.search import compiled
-from dvecdb.search.compiled import nearest_of
+from dvecdb.search.compiled import Question
 from dvecdb.search.exact import exact_distances
 from dvecdb.search.scattered import Scattered
 
@@ -27,9 +27,18 @@ def stored(random, count, dimension, kind):
     return rows
 
 
+def scattered(dtype, places):
+    return Scattered(compiled.compiled(), np.dtype(dtype), places)
+
+
+def nearest(held, places, query, metric, limit):
+    """Return places, distances and unknown places."""
+    return held.nearest(Question(query, metric, limit), places)[:3]
+
+
 def put(rows):
     """Return the rows in several arrays, at places that are not their numbers."""
-    held = Scattered(rows.dtype, len(rows))
+    held = scattered(rows.dtype, len(rows))
     for part in np.array_split(np.arange(len(rows)), 4):
         held.put(place_of(part, len(rows)), rows[part].copy(), np.arange(len(part)))
     return held
@@ -51,7 +60,7 @@ def defined(rows, places, query, metric, limit):
 
 
 def test_it_is_compiled_here():
-    assert nearest_of() is not None, f"{compiled.LIBRARY} is missing, or of no use: run make"
+    assert compiled.compiled() is not None, f"{compiled.LIBRARY} is missing, or of no use: run make"
 
 
 @pytest.mark.parametrize("kind", list(VectorType))
@@ -72,7 +81,7 @@ def test_distances_are_those_of_the_definition_to_the_last_bit(
         query[0] = 1
     places = np.flatnonzero(random.random(len(rows)) < 0.8)
     asked = random.permutation(places)
-    found = put(rows).nearest(asked, query, metric, limit)
+    found = nearest(put(rows), asked, query, metric, limit)
     for ours, theirs in zip(found, defined(rows, places, query, metric, limit), strict=False):
         np.testing.assert_array_equal(ours, theirs)
     assert not len(found[2])
@@ -82,7 +91,7 @@ def test_distances_are_those_of_the_definition_to_the_last_bit(
 def test_any_number_of_rows_is_found(limit):
     rows = np.random.default_rng(limit).integers(0, 4, (300, 3)).astype(np.float32)
     places = np.arange(300)
-    found = put(rows).nearest(places, np.ones(3, np.float32), Metric.EUCLIDEAN, limit)
+    found = nearest(put(rows), places, np.ones(3, np.float32), Metric.EUCLIDEAN, limit)
     expected = defined(rows, places, np.ones(3, np.float32), Metric.EUCLIDEAN, limit)
     assert all(map(np.array_equal, found, expected))
 
@@ -93,38 +102,38 @@ def test_tiny_and_huge_numbers_are_told_apart(metric, scale):
     rows = (scale * np.random.default_rng(1).standard_normal((600, 64))).astype(np.float32)
     held = put(rows)
     for row in range(9):
-        found = held.nearest(PLACES, rows[row], metric, 5)
+        found = nearest(held, PLACES, rows[row], metric, 5)
         assert all(map(np.array_equal, found, defined(rows, PLACES, rows[row], metric, 5)))
 
 
 def test_rows_that_were_not_put_are_not_known():
     rows = np.ones((250, 64), np.float32)
-    held = Scattered(rows.dtype, 600)
+    held = scattered(rows.dtype, 600)
     held.put(np.array([5, 599]), rows, np.array([0, 249]))
     more = held.with_places(700)
     more.put(np.array([650]), rows.copy(), np.array([3]))
     asked = np.array([5, -1, 6, 599, 650, 2**40])
     query = np.ones(64, np.float32)
-    found, _, unknown = held.nearest(asked, query, Metric.COSINE, 9)
+    found, _, unknown = nearest(held, asked, query, Metric.COSINE, 9)
     assert (found.tolist(), unknown.tolist()) == ([5, 599], [6, 650, 2**40])
-    found, _, unknown = more.nearest(asked, query, Metric.COSINE, 9)
+    found, _, unknown = nearest(more, asked, query, Metric.COSINE, 9)
     assert (found.tolist(), unknown.tolist()) == ([5, 599, 650], [6, 2**40])
-    nothing = held.nearest(np.zeros(0, np.int64), query, Metric.COSINE, 9)
+    nothing = nearest(held, np.zeros(0, np.int64), query, Metric.COSINE, 9)
     assert [len(part) for part in nothing] == [0, 0, 0]
 
 
 def test_an_array_is_kept_as_long_as_its_rows_are_known():
-    held = Scattered(np.dtype("<f4"), 8)
+    held = scattered("<f4", 8)
     for place in range(8):  # each would be overwritten by the next
         held.put(np.array([place]), np.full((1, 4096), place, np.float32), np.array([0]))
     zero = np.zeros(4096, np.float32)
-    assert held.nearest(np.arange(8), zero, Metric.MANHATTAN, 8)[1].tolist() == [
+    assert nearest(held, np.arange(8), zero, Metric.MANHATTAN, 8)[1].tolist() == [
         4096.0 * place for place in range(8)
     ]
 
 
 def test_rows_in_another_order_or_of_another_type_are_not_taken():
-    held = Scattered(np.dtype("<f4"), 8)
+    held = scattered("<f4", 8)
     for rows in (np.ones((8, 4)), np.ones((4, 8), np.float32).T):
         with pytest.raises(AssertionError):
             held.put(np.arange(8), rows, np.arange(8))
@@ -132,15 +141,15 @@ def test_rows_in_another_order_or_of_another_type_are_not_taken():
 
 @pytest.fixture
 def unloaded():
-    nearest_of.cache_clear()
+    compiled.compiled.cache_clear()
     yield
-    nearest_of.cache_clear()
+    compiled.compiled.cache_clear()
 
 
 @pytest.mark.usefixtures("unloaded")
 def test_without_the_library_there_is_nothing(monkeypatch, tmp_path):
     monkeypatch.setattr(compiled, "LIBRARY", str(tmp_path / "none.so"))
-    assert nearest_of() is None
+    assert compiled.compiled() is None
 
 
 @pytest.mark.usefixtures("unloaded")
@@ -149,4 +158,4 @@ def test_a_library_that_measures_otherwise_is_not_used(monkeypatch):
         return np.nextafter(exact_distances(*args), 9.0)
 
     monkeypatch.setattr(compiled, "exact_distances", slightly_off)
-    assert nearest_of() is None
+    assert compiled.compiled() is None

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
-from dvecdb.search.compiled import nearest_of
+from dvecdb.search.compiled import compiled
 from dvecdb.search.scattered import Scattered
 
 if TYPE_CHECKING:
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
     from dvecdb.engine.row_range import RowRange
     from dvecdb.engine.rows import View
     from dvecdb.engine.segment import Segment
-    from dvecdb.records import Metric
+    from dvecdb.search.compiled import Nearest, Question, Scan
 
+    Flags = npt.NDArray[np.bool_]
     Numbers = npt.NDArray[np.int64]
-    Distances = npt.NDArray[np.float64]
 
 
 class Located:
@@ -44,9 +44,11 @@ class Located:
     def of(cls, view: View, places: RowRange) -> Self | None:
         """Return where the rows of a view lie that may be served; None if that is of no use."""
         sources: list[Segment | Chunk] = [*view.row_segments, *_chunks(view)]
-        if nearest_of() is None or not sources:
+        functions = compiled()
+        if functions is None or not sources:
             return None
-        found = cls(places, Scattered(sources[0].vectors.dtype, places.rows), _seen(view))
+        rows = Scattered(functions, sources[0].vectors.dtype, places.rows)
+        found = cls(places, rows, _seen(view))
         for source in sources:
             found.put(source, source.served_rows())
         return found
@@ -59,16 +61,17 @@ class Located:
         """Whether no block of a segment was found damaged since."""
         return self._seen == _seen(view)
 
-    def nearest(
-        self, numbers: Numbers, query: npt.NDArray[np.float32], metric: Metric, limit: int
-    ) -> tuple[Numbers, Distances, Numbers]:
-        """Return the nearest of rows of the index, and those of them that are not known here.
+    def nearest(self, asked: Question, numbers: Numbers) -> Nearest:
+        """Return the nearest of rows of the index, and which are not known here: by row number."""
+        return self._by_number(self._rows.nearest(asked, self._places.ordinals_of(numbers)))
 
-        As `Scattered.nearest` does, but by row numbers.
-        """
-        places = self._places.ordinals_of(numbers)
-        found, distances, unknown = self._rows.nearest(places, query, metric, limit)
-        return self._places.rows_at(found), distances, self._places.rows_at(unknown)
+    def search(self, asked: Question, scan: Scan, allowed: Flags | None, wanted: int) -> Nearest:
+        """Return the same of the first `wanted` candidates that are allowed: bool by place."""
+        return self._by_number(self._rows.search(asked, scan, allowed, wanted))
+
+    def _by_number(self, found: Nearest) -> Nearest:
+        rows_at = self._places.rows_at
+        return found._replace(places=rows_at(found.places), unknown=rows_at(found.unknown))
 
     def learn(self, segment: Segment, ordinals: Numbers) -> None:
         """Know the rows in the blocks of some that were just read, where nothing is damaged."""

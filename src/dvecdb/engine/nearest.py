@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from dvecdb.engine.candidates import merged, nearest_candidates
+from dvecdb.engine.candidates import Measured, Measuring, merged
 from dvecdb.engine.rows import live_mask
 from dvecdb.records import Metric
 from dvecdb.results import Explained
+from dvecdb.search.compiled import Question
 from dvecdb.search.distance import TopK, needs_norms
 from dvecdb.search.ivf import LENGTH_MAX
 from dvecdb.search.kernels import row_length
@@ -179,10 +180,10 @@ class Nearest:
             places = np.flatnonzero(self._allowed)
         rows = index.places.rows_at(places)
         roughly = not len(index.apart)
-        found = self._rerank(index, query, rows, wanted.count, roughly=roughly)
-        damaged, parts = found[2], [found[:2]]
+        found = self._measuring(index, query, wanted).of(rows, roughly=roughly)
+        damaged = found.damaged
         self._measured = len(rows)
-        nearest = self._with_rest(index, query, wanted, parts, damaged)
+        nearest = self._with_rest(index, query, wanted, [found[:2]], damaged)
         return self._found(nearest, damaged, "exact", why)
 
     def _through(
@@ -193,20 +194,51 @@ class Nearest:
         effort: Effort,
         why: str,
     ) -> Found:
+        """Measure what the index finds, and all that it does not cover."""
+        measuring = self._measuring(index, query, wanted)
+        found, probes = self._candidates(index, measuring, effort)
+        damaged, parts = found.damaged, [found[:2]]
+        if len(index.zeros):
+            zeros = self._allowed_of(index, index.zeros)
+            more = measuring.of(zeros[: wanted.count])
+            if more.damaged:  # others stand in for them
+                more = measuring.of(zeros)
+            damaged += more.damaged
+            parts.append(more[:2])
+        if len(index.apart):
+            more = measuring.of(self._allowed_of(index, index.apart), roughly=False)
+            damaged += more.damaged
+            parts.append(more[:2])
+        self.lap("rerank")
+        self._measured = 0
+        nearest = self._with_rest(index, query, wanted, parts, damaged)
+        plan = "index" if self.matching is None else "index, filtered"
+        return self._found(nearest, damaged, plan, why, found.considered, probes, effort.recall)
+
+    def _candidates(
+        self, index: Index, measuring: Measuring, effort: Effort
+    ) -> tuple[Measured, int]:
+        """Return the nearest candidates of an index, and how many of its lists were probed."""
         share = self._count / max(index.codes.count, 1)
-        points = index.codes.space.query_point(query)
+        points = index.codes.space.query_point(measuring.asked.query)
         self.lap("plan")
         bits, sifted, depth, probes = None, None, effort.depth, effort.probes
         if share < _SIFTED_SHARE_MIN:
             bits = self._packed()
         elif self._allowed is not None:
             sifted, depth = self._allowed, int(_SPARE_DEPTH * depth / share) + 8
+        enough = min(effort.depth, self._count)
+        if measuring.located is not None and self.now_ns is None:  # else to time the two apart
+            scan = index.codes.scan(points, probes, depth, bits)
+            found = None if scan is None else measuring.by(scan, sifted, effort.depth, enough)
+            if found is not None:
+                return found, probes
         while True:
             places = index.codes.search(points, probes, depth, bits)[0][0]
             candidates = places if len(places) and places[-1] >= 0 else places[places >= 0]
             if sifted is not None:
                 candidates = candidates[sifted[candidates]]
-            if len(candidates) >= min(effort.depth, self._count):
+            if len(candidates) >= enough:
                 break
             if sifted is not None:  # others lie near: none of them may take a place
                 bits, sifted, depth = self._packed(), None, effort.depth
@@ -216,37 +248,7 @@ class Nearest:
                 break
         candidates = index.places.rows_at(candidates[: effort.depth])
         self.lap("lists")
-        return self._measure(index, query, wanted, candidates, probes, why, effort)
-
-    def _measure(  # what the index found, and what it does not cover
-        self,
-        index: Index,
-        query: npt.NDArray[np.float32],
-        wanted: Aim,
-        candidates: Numbers,
-        probes: int,
-        why: str,
-        effort: Effort,
-    ) -> Found:
-        zeros = self._allowed_of(index, index.zeros) if len(index.zeros) else index.zeros
-        asked = candidates
-        if len(zeros):
-            asked = np.concatenate([candidates, zeros[: wanted.count]])
-        found = self._rerank(index, query, asked, wanted.count)
-        if found[2] and len(zeros):  # other zeros stand in for those that are damaged
-            asked = np.concatenate([candidates, zeros])
-            found = self._rerank(index, query, asked, wanted.count)
-        damaged, parts = found[2], [found[:2]]
-        if len(index.apart):
-            asked = self._allowed_of(index, index.apart)
-            found = self._rerank(index, query, asked, wanted.count, roughly=False)
-            damaged += found[2]
-            parts.append(found[:2])
-        self.lap("rerank")
-        self._measured = 0
-        nearest = self._with_rest(index, query, wanted, parts, damaged)
-        plan = "index" if self.matching is None else "index, filtered"
-        return self._found(nearest, damaged, plan, why, len(candidates), probes, effort.recall)
+        return measuring.of(candidates), probes
 
     def _with_rest(
         self,
@@ -272,20 +274,9 @@ class Nearest:
             places = places[self._allowed[places]]
         return index.places.rows_at(places)
 
-    def _rerank(
-        self,
-        index: Index,
-        query: npt.NDArray[np.float32],
-        candidates: Numbers,
-        count: int,
-        *,
-        roughly: bool = True,
-    ) -> tuple[Numbers, Distances, list[int]]:
-        """Measure candidates, and return the nearest; and those that are damaged."""
-        located = index.located(self.view)
-        return nearest_candidates(
-            self.view, self.schema, located, query, candidates, count, roughly=roughly
-        )
+    def _measuring(self, index: Index, query: npt.NDArray[np.float32], wanted: Aim) -> Measuring:
+        asked = Question(query, self.schema.metric, wanted.count)
+        return Measuring(self.view, self.schema.vector_type, index.located(self.view), asked)
 
     # --- one by one ---
 

@@ -38,11 +38,7 @@ _decode = msgspec.json.Decoder().decode
 
 
 class Turns:
-    """As many at a time as there are processors: more would only take the interpreter in turn.
-
-    Between them they would have it back and forth at every call into a library, at a price that
-    grows with their number.
-    """
+    """So many at a time: more would only have the interpreter back and forth between them."""
 
     def __init__(self, count: int) -> None:
         self._count = count
@@ -66,7 +62,8 @@ class Turns:
             lock.release()
 
 
-_turns: Final = Turns(os.cpu_count() or 1)
+_TURNS_EACH: Final = 2  # processor: one is searched for while the other waits
+_turns: Final = Turns(_TURNS_EACH * (os.cpu_count() or 1))
 os.register_at_fork(after_in_child=_turns.begin)
 _FEW_QUERIES: Final = 4  # up to so many a batch is done by the caller's thread
 

@@ -1,14 +1,15 @@
 """The nearest of rows that lie here and there, by `nearest.c`: one call, without the interpreter.
 
 Compiled when the package is built. Where it was not, where the processor cannot run it, or where
-numpy does not measure as it does, `nearest_of` is None: rows are then read, and measured by numpy.
+numpy does not measure as it does, `compiled()` is None: rows are then read, and measured by numpy.
 """
 
 from __future__ import annotations
 
 import ctypes
+from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 
@@ -26,69 +27,132 @@ _METRICS: Final = (Metric.COSINE, Metric.EUCLIDEAN, Metric.MANHATTAN, Metric.DOT
 _TYPES: Final = (VectorType.FLOAT32, VectorType.FLOAT16, VectorType.INT8)
 _NUMBER_OF_METRIC: Final = {metric: number for number, metric in enumerate(_METRICS)}
 _NUMBER_OF_TYPE: Final = {kind.dtype: number for number, kind in enumerate(_TYPES)}
-_SIGNATURE: Final[Any] = [
-    ctypes.c_int, ctypes.c_int, ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p, ctypes.c_int64,
-    ctypes.c_void_p, ctypes.c_int64, ctypes.c_double, ctypes.c_int64, ctypes.c_void_p,
-    ctypes.c_void_p,
+_POINTER, _NUMBER = ctypes.c_void_p, ctypes.c_int64
+_NEAREST: Final[Any] = [
+    ctypes.c_int, ctypes.c_int, _POINTER, _NUMBER, _POINTER, _NUMBER, _POINTER, _NUMBER,
+    ctypes.c_double, _NUMBER, _POINTER, _POINTER,
 ]  # fmt: skip
+_SEARCH: Final[Any] = [
+    _POINTER, _POINTER, _POINTER, _NUMBER, _POINTER, _POINTER, _POINTER, _POINTER, _NUMBER,
+    _POINTER, ctypes.c_int, ctypes.c_int, _POINTER, _NUMBER, _POINTER, _NUMBER, ctypes.c_double,
+    _NUMBER, _POINTER, _POINTER,
+]  # fmt: skip
+_start: Final[Any] = (ctypes.c_char * 0).from_buffer  # in a fifth of the time of `address_of`
 
 
-class NearestOf(Protocol):
-    """The nearest of rows at some places, and the places that have no address."""
+@dataclass(frozen=True, slots=True)
+class Scan:
+    """How faiss looks for the candidates of one query: addresses, and what they are of.
 
-    def __call__(  # where rows lie, which, of what type, to what, how many
+    call: of its `search`; point: float32[1, components]; parameters: an object of faiss.
+    """
+
+    call: int
+    index: int
+    point: npt.NDArray[np.float32]
+    depth: int
+    parameters: Any
+
+
+class Nearest(NamedTuple):
+    """Places and distances, int64[m] and float64[m], by (distance, place), and int64[k] unknown.
+
+    unknown: places of rows that have no address; candidates: how many rows were considered.
+    """
+
+    places: Numbers
+    distances: Distances
+    unknown: Numbers
+    candidates: int
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What the nearest rows are wanted of: `limit` rows of a stored type, by a metric.
+
+    query: float32[d], finite, not zero for cosine and dot product. Distances are those of
+    `exact_distances`; rows that are not finite are left out.
+    """
+
+    query: npt.NDArray[np.float32]
+    metric: Metric
+    limit: int
+
+
+class Compiled:
+    """The functions of the library. addresses: int64, of rows in C order by place, 0 if unknown."""
+
+    __slots__ = ("_nearest", "_search")
+
+    def __init__(self, library: Any) -> None:
+        self._nearest, self._search = library.dvecdb_nearest, library.dvecdb_search
+        self._nearest.argtypes, self._nearest.restype = _NEAREST, _NUMBER
+        self._search.argtypes, self._search.restype = _SEARCH, _NUMBER
+
+    def nearest(
+        self, addresses: Numbers, dtype: np.dtype[Any], asked: Question, places: Numbers
+    ) -> Nearest:
+        """Return the nearest of the rows at places, int64[n]; those below 0 are none."""
+        if not (places.flags.carray and places.dtype == np.int64):
+            places = np.array(places, np.int64)
+        count = len(places)
+        target, squares, hits, unknown = _room(asked, count)
+        found = self._nearest(
+            _NUMBER_OF_METRIC[asked.metric], _NUMBER_OF_TYPE[dtype], _start(addresses),
+            len(addresses), _start(places), count, _start(target), len(target), squares, len(hits),
+            _start(hits), _start(unknown),
+        )  # fmt: skip
+        return _nearest(hits, found, unknown, count)
+
+    def search(  # where rows lie, of what type, to what, among which
         self,
         addresses: Numbers,
-        places: Numbers,
         dtype: np.dtype[Any],
-        query: npt.NDArray[np.float32],
-        metric: Metric,
-        limit: int,
-    ) -> tuple[Numbers, Distances, Numbers]:
-        """Return places and distances by (distance, place), as `exact_distances` measures them.
+        asked: Question,
+        scan: Scan,
+        allowed: npt.NDArray[np.bool_] | None,
+        wanted: int,
+    ) -> Nearest:
+        """Return the nearest of the first `wanted` candidates that are allowed: bool by place."""
+        depth = scan.depth
+        target, squares, hits, unknown = _room(asked, min(wanted, depth))
+        seem, places = np.empty(depth, np.float32), np.empty(depth, np.int64)
+        candidates = ctypes.c_int64()
+        found = self._search(
+            scan.call, scan.index, _start(scan.point), depth, int(scan.parameters.this),
+            _start(seem), _start(places), None if allowed is None else _start(allowed), wanted,
+            ctypes.byref(candidates), _NUMBER_OF_METRIC[asked.metric], _NUMBER_OF_TYPE[dtype],
+            _start(addresses), len(addresses), _start(target), len(target), squares, len(hits),
+            _start(hits), _start(unknown),
+        )  # fmt: skip
+        return _nearest(hits, found, unknown, candidates.value)
 
-        addresses: int64, of rows in C order, by place, 0 if it is not known; places: int64[n], rows
-        that are not finite and places below 0 are left out; query: float32[d], not zero for cosine
-        and dot product. result: int64[m], float64[m], m <= limit, int64[k].
-        """
+
+def _room(asked: Question, count: int) -> tuple[npt.NDArray[np.float64], float, Distances, Numbers]:
+    """Return the query as float64, the sum of its squares, and room for what is found."""
+    target = asked.query.astype(np.float64)
+    squares = float(np.add.reduce(target * target)) if asked.metric is Metric.COSINE else 0.0
+    hits = np.empty((max(1, min(asked.limit, count)), 2), np.float64)
+    return target, squares, hits, np.empty(count + 1, np.int64)
+
+
+def _nearest(hits: Distances, found: int, unknown: Numbers, candidates: int) -> Nearest:
+    nearest = hits[:found]
+    strangers = unknown[1 : 1 + int(unknown[0])]
+    return Nearest(nearest.view(np.int64)[:, 1], nearest[:, 0], strangers, candidates)
 
 
 @cache
-def nearest_of() -> NearestOf | None:
-    """Return what finds the nearest rows, None if it cannot be used here."""
+def compiled() -> Compiled | None:
+    """Return the functions, None if they cannot be used here."""
     try:
         library = ctypes.CDLL(LIBRARY)
     except OSError:  # not there, or of another system
         return None
     if not library.dvecdb_is_usable():
         return None
-    call = library.dvecdb_nearest
-    call.argtypes, call.restype = _SIGNATURE, ctypes.c_int64
-    start = (ctypes.c_char * 0).from_buffer  # of an array; in a fifth of the time of its address
-
-    def found(  # as above
-        addresses: Numbers,
-        places: Numbers,
-        dtype: np.dtype[Any],
-        query: npt.NDArray[np.float32],
-        metric: Metric,
-        limit: int,
-    ) -> tuple[Numbers, Distances, Numbers]:
-        target, count = query.astype(np.float64), len(places)
-        if not (places.flags.carray and places.dtype == np.int64):
-            places = np.array(places, np.int64)
-        squares = float(np.add.reduce(target * target)) if metric is Metric.COSINE else 0.0
-        hits = np.empty((max(1, min(limit, count)), 2), np.float64)
-        unknown = np.empty(count + 1, np.int64)
-        number = call(
-            _NUMBER_OF_METRIC[metric], _NUMBER_OF_TYPE[dtype], start(addresses), len(addresses),
-            start(places), count, start(target), len(target), squares, len(hits), start(hits),
-            start(unknown),
-        )  # fmt: skip
-        nearest = hits[:number]
-        return nearest.view(np.int64)[:, 1], nearest[:, 0], unknown[1 : 1 + int(unknown[0])]
-
-    return found if _measures_as_defined(found) else None
+    functions = Compiled(library)
+    return functions if _measures_as_defined(functions) else None
 
 
 def address_of(array: npt.NDArray[Any]) -> int:
@@ -96,7 +160,7 @@ def address_of(array: npt.NDArray[Any]) -> int:
     return int(array.__array_interface__["data"][0])
 
 
-def _measures_as_defined(nearest: NearestOf) -> bool:
+def _measures_as_defined(functions: Compiled) -> bool:
     """Tell whether it gives what `exact_distances` gives, to the last bit.
 
     numpy may come to sum in another order some day; a row has one distance, whoever measures it.
@@ -108,8 +172,9 @@ def _measures_as_defined(nearest: NearestOf) -> bool:
             rows = (waves[:8] * (100 if kind is VectorType.INT8 else 1)).astype(kind.dtype)
             addresses = address_of(rows) + places * rows.strides[0]
             for metric in _METRICS:
-                found, distances, _ = nearest(addresses, places, rows.dtype, waves[8], metric, 8)
-                expected = exact_distances(rows, waves[8], metric)
-                if not np.array_equal(expected[found], distances) or len(found) < len(rows):
+                asked = Question(waves[8], metric, 8)
+                found = functions.nearest(addresses, rows.dtype, asked, places)
+                expected = exact_distances(rows, waves[8], metric)[found.places]
+                if len(found.places) < 8 or not np.array_equal(expected, found.distances):
                     return False
     return True

@@ -23,7 +23,7 @@ is searched. Growing returns another that shares the large part.
 from __future__ import annotations
 
 from contextlib import contextmanager, suppress
-from ctypes import PyDLL
+from ctypes import CDLL, PyDLL, c_void_p, cast
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from importlib import import_module
@@ -32,6 +32,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import numpy as np
 
 from dvecdb.records import Metric
+from dvecdb.search.compiled import Scan
 from dvecdb.search.kernels import faiss_library, row_length, row_norms
 from dvecdb.search.packing import put, take
 
@@ -55,6 +56,9 @@ _ITERATIONS: Final = 10
 LENGTH_MAX: Final = 1e15
 """Rows longer than this are beyond codes: squares of differences must stay within float32. (Where
 they do not, faiss ends the process while it looks for lists, and loses rows that are added.)"""
+_SEARCH_NAME: Final = "_ZNK5faiss16IndexIVFFastScan6searchElPKflPfPlPKNS_16SearchParametersE"
+"""IndexIVFFastScan::search(idx_t, const float*, idx_t, float*, idx_t*, const SearchParameters*), as
+C++ names it (Itanium C++ ABI): with other arguments it would have another name."""
 _CENTROIDS: Final = 16  # of four bits
 _CENTROID_ROWS: Final = 1_024  # of the sample, and
 _CENTROID_ITERATIONS: Final = 4  # tell them well enough;
@@ -240,13 +244,7 @@ class Codes:
         bit a row number, low bit first, of the rows that may be found. result: int64[n, m] with -1
         where there were no more, float32[n, m], m `depth` or twice that.
         """
-        faiss = faiss_library()
-        probes = min(probes, self.lists)
-        parameters = _every_row(probes)
-        if allowed is not None:
-            parameters = _parameters(probes)
-            selector = faiss.IDSelectorBitmap(allowed.size, faiss.swig_ptr(allowed))
-            parameters.sel = selector
+        parameters = _parameters_for(min(probes, self.lists), allowed)
         found = [_search(part, points, depth, parameters) for part in self._parts]
         if len(found) == 1:
             return found[0]
@@ -260,6 +258,16 @@ class Codes:
         if len(points) == 1:  # as `take_along_axis` does, in a tenth of its time
             return numbers[:, order[0]], distances[:, order[0]]
         return np.take_along_axis(numbers, order, 1), np.take_along_axis(distances, order, 1)
+
+    def scan(
+        self, points: Points, probes: int, depth: int, allowed: npt.NDArray[np.uint8] | None = None
+    ) -> Scan | None:
+        """Return how `search` of one query is done by addresses, None if that is not enough."""
+        call = _search_address()
+        if call is None or len(self._parts) != 1:
+            return None
+        parameters = _parameters_for(min(probes, self.lists), allowed)
+        return Scan(call, int(self._parts[0].this), points, depth, parameters)
 
     def base_bytes(self) -> npt.NDArray[np.uint8]:
         """Return the base in a form that `from_bytes` takes: uint8[n]."""
@@ -315,6 +323,15 @@ def _search(part: Any, points: Points, depth: int, parameters: Any) -> tuple[Num
     return numbers, distances
 
 
+def _parameters_for(probes: int, allowed: npt.NDArray[np.uint8] | None) -> Any:
+    """Return what a search of faiss is told; valid as long as `allowed` is there."""
+    if allowed is None:
+        return _every_row(probes)
+    faiss, parameters = faiss_library(), _parameters(probes)
+    parameters.sel = faiss.IDSelectorBitmap(allowed.size, faiss.swig_ptr(allowed))
+    return parameters
+
+
 def _parameters(probes: int) -> Any:
     parameters = faiss_library().IVFSearchParameters()
     parameters.nprobe = probes
@@ -342,7 +359,7 @@ def _openmp() -> Any:
     """
     faiss = faiss_library()
     with suppress(AttributeError, OSError):
-        library = PyDLL(import_module(faiss.IndexFlatL2.__module__)._swigfaiss.__file__)  # noqa: SLF001
+        library = PyDLL(_faiss_file())
         before = library.omp_get_max_threads()
         library.omp_set_num_threads(before + 1)
         is_same = faiss.omp_get_max_threads() == before + 1
@@ -350,6 +367,20 @@ def _openmp() -> Any:
         if is_same:
             return library
     return faiss
+
+
+def _faiss_file() -> str:
+    """Return the file of faiss's own library. Raises AttributeError if it is not where it was."""
+    module = import_module(faiss_library().IndexFlatL2.__module__)
+    return str(module._swigfaiss.__file__)  # noqa: SLF001
+
+
+@cache
+def _search_address() -> int | None:
+    """Return where the `search` of an index begins in memory, None if that cannot be told."""
+    with suppress(AttributeError, OSError):
+        return cast(getattr(CDLL(_faiss_file()), _SEARCH_NAME), c_void_p).value
+    return None
 
 
 @contextmanager

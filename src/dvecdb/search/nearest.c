@@ -196,6 +196,31 @@ int64_t dvecdb_nearest(int metric, int type, const char *const *addresses, int64
     return found;
 }
 
+/* Let faiss look for candidates, and find the nearest of them: as `dvecdb_nearest` does.
+ *
+ * scan: its `search` of an index, a member function. distances, places: room for `depth`. allowed:
+ * which rows may be found, by place, or 0 for all. Of those, the first `wanted` are measured;
+ * candidates: how many there were, up to that.
+ */
+typedef void Scan(const void *index, int64_t queries, const float *points, int64_t depth,
+                  float *distances, int64_t *places, const void *parameters);
+
+int64_t dvecdb_search(Scan *scan, const void *index, const float *point, int64_t depth,
+                      const void *parameters, float *distances, int64_t *places,
+                      const uint8_t *allowed, int64_t wanted, int64_t *candidates, int metric,
+                      int type, const char *const *addresses, int64_t places_end,
+                      const double *query, int64_t dimension, double query_squares, int64_t limit,
+                      Hit *nearest, int64_t *unknown) {
+    int64_t count = 0;
+    scan(index, 1, point, depth, distances, places, parameters);
+    for (int64_t at = 0; at < depth && count < wanted; at++)
+        if (is_place(places[at], places_end) && (!allowed || allowed[places[at]]))
+            places[count++] = places[at];
+    *candidates = count;
+    return dvecdb_nearest(metric, type, addresses, places_end, places, count, query, dimension,
+                          query_squares, limit, nearest, unknown);
+}
+
 /* Tell whether this processor has the instructions that the functions above were made of. */
 int dvecdb_is_usable(void) {
 #if defined(__x86_64__)

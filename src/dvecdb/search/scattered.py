@@ -6,18 +6,17 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 import numpy as np
 
-from dvecdb.search.compiled import address_of, nearest_of
+from dvecdb.search.compiled import address_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     import numpy.typing as npt
 
-    from dvecdb.records import Metric
+    from dvecdb.search.compiled import Compiled, Nearest, Question, Scan
 
     Rows = npt.NDArray[Any]
     Numbers = npt.NDArray[np.int64]
-    Distances = npt.NDArray[np.float64]
 
 _NONE: Final = np.zeros(0, np.int64)
 
@@ -28,20 +27,25 @@ class Scattered:
     The arrays must stay as they are. Any number of threads may ask while one puts more.
     """
 
-    __slots__ = ("_addresses", "_arrays", "_dtype")
+    __slots__ = ("_addresses", "_arrays", "_compiled", "_dtype")
 
-    def __init__(
-        self, dtype: np.dtype[Any], places: int, arrays: Iterable[Rows] = (), known: Numbers = _NONE
+    def __init__(  # of what, and what is known of them
+        self,
+        compiled: Compiled,
+        dtype: np.dtype[Any],
+        places: int,
+        arrays: Iterable[Rows] = (),
+        known: Numbers = _NONE,
     ) -> None:
         """Take the type of all rows and the number of places. arrays, known: see `with_places`."""
-        self._dtype = dtype
+        self._compiled, self._dtype = compiled, dtype
         self._arrays = list(arrays)  # kept in memory, as nothing else here does
         self._addresses = np.zeros(places, np.int64)  # 0: not known
         self._addresses[: len(known)] = known
 
     def with_places(self, places: int) -> Self:
         """Return the same rows among more places; rows put in one of them are not in the other."""
-        return type(self)(self._dtype, places, self._arrays, self._addresses)
+        return type(self)(self._compiled, self._dtype, places, self._arrays, self._addresses)
 
     def put(self, places: Numbers, array: Rows, ordinals: Numbers) -> None:
         """Make rows of an array known, which is in C order."""
@@ -51,15 +55,12 @@ class Scattered:
             self._arrays.append(array)
         self._addresses[places] = address_of(array) + ordinals * array.strides[0]
 
-    def nearest(
-        self, places: Numbers, query: npt.NDArray[np.float32], metric: Metric, limit: int
-    ) -> tuple[Numbers, Distances, Numbers]:
-        """Return the nearest rows by (distance, place), and the places that are not known.
+    def nearest(self, asked: Question, places: Numbers) -> Nearest:
+        """Return the nearest of the rows at places, int64[n]; those below 0 are none."""
+        return self._compiled.nearest(self._addresses, self._dtype, asked, places)
 
-        places: int64[n], those below 0 are none; query: float32[d], finite, not zero for cosine and
-        dot product. result: int64[m], float64[m], m <= limit, int64[k]. Rows that are not finite
-        are left out.
-        """
-        nearest = nearest_of()
-        assert nearest is not None
-        return nearest(self._addresses, places, self._dtype, query, metric, limit)
+    def search(
+        self, asked: Question, scan: Scan, allowed: npt.NDArray[np.bool_] | None, wanted: int
+    ) -> Nearest:
+        """Return the nearest of the first `wanted` candidates that are allowed: bool by place."""
+        return self._compiled.search(self._addresses, self._dtype, asked, scan, allowed, wanted)
