@@ -272,11 +272,26 @@ def test_a_directory_that_cannot_be_listed_keeps_what_was_known(disk):
     store.refresh()
     assert [finding.code for finding in store.findings()] == ["keys-unreadable"]
     assert store.find(new.token).name == "one"
+    assert store.holds_any()
     with pytest.raises(DirectoryError):
         store.all()
     files.fail_at = None
     store.refresh()
     assert store.findings() == []
+
+
+def test_whether_there_is_a_key_is_known_from_the_last_look(disk):
+    files = FailingFiles(disk, operations={"list_names"}, once=False)
+    store = store_on(files)
+    store.refresh()
+    files.fail_at = 1
+    assert not store.holds_any()  # no file is read
+    store.refresh()
+    with pytest.raises(DirectoryError):
+        store.holds_any()
+    files.fail_at = None
+    store_on(disk).create("one", [Scope.READ])
+    assert store.holds_any()
 
 
 # --- failing disks, power cuts ---------------------------------------------------------------

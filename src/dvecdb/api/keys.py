@@ -53,6 +53,7 @@ LOOK_SECONDS: Final = 1.0
 """Time between two looks for new and revoked keys."""
 _PARTIAL_AGE_NS: Final = 3_600 * 1_000_000_000
 _ATTEMPTS: Final = 5
+_UNREADABLE: Final = "keys-unreadable"
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.@-]{0,63}")
 _ID: Final = re.compile(r"[0-9a-f]{12}")
 _PATTERN: Final = re.compile(r"[A-Za-z0-9_.*?!\[\]-]{1,128}")
@@ -162,7 +163,7 @@ class KeyStore:
                 present = self._files.list_names(self._directory)
             except OSError as error:
                 finding = _finding(
-                    "keys-unreadable", "keys", f"the API keys cannot be listed ({error.strerror}): "
+                    _UNREADABLE, "keys", f"the API keys cannot be listed ({error.strerror}): "
                     "new and revoked keys are not noticed",
                 )  # fmt: skip
                 kept = [item for item in self._findings if item.code != finding.code]
@@ -239,6 +240,16 @@ class KeyStore:
                 key=key.name,
             )
         return key
+
+    def holds_any(self) -> bool:
+        """Return whether there was a key at the last look. Reads no file if that went well.
+
+        Raises:
+            DirectoryError: `directory-unreadable`, there still is no telling.
+        """
+        if not self._stored and any(item.code == _UNREADABLE for item in self._findings):
+            self._look()
+        return bool(self._stored)
 
     def findings(self) -> list[Finding]:
         """Return what is wrong with the stored keys: `key-damaged`, `keys-unreadable`."""

@@ -18,6 +18,7 @@ through `on_answered`; the application leaves `operation` and `principal` in `sc
 from __future__ import annotations
 
 import asyncio
+import itertools
 import re
 import uuid
 from dataclasses import dataclass
@@ -113,6 +114,12 @@ class LimitedApp:
         """Requests that the application works on, those past their deadline included."""
         self.body_bytes = 0
         """Their bodies, as far as they were read."""
+        self._id_start = uuid.uuid4().hex[:16]
+        self._requests = itertools.count(1)
+
+    def next_id(self) -> str:
+        """Return the id of a request: random but once, as each time would be a system call."""
+        return f"{self._id_start}{next(self._requests):016x}"
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -140,7 +147,7 @@ class _Request:
         self._encoding: bytes | None = None
         self._id = ""
         self._read_headers()
-        self._id = self._id or uuid.uuid4().hex
+        self._id = self._id or owner.next_id()
         self._has_body = self._declared != 0  # and not yet read to its end
         self._body_bytes = 0
         self._status = 0

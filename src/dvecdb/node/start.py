@@ -205,7 +205,7 @@ class _FirstKeyGuard(Guard):
 
     def authenticate(self, headers: Mapping[str, str]) -> Principal:
         """Return who asks; see `Guard`."""
-        self._has_keys = self._has_keys or bool(self._store.all())
+        self._has_keys = self._has_keys or self._store.holds_any()
         return super().authenticate(headers) if self._has_keys else ANONYMOUS
 
 
