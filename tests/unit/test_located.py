@@ -177,6 +177,34 @@ def test_control_a_place_that_is_kept_serves_damage(tmp_path, monkeypatch):
         assert docs.search(query, limit=1)
 
 
+# --- filters --------------------------------------------------------------------------------------
+
+
+def test_the_rows_of_a_filter_are_those_of_the_state_it_is_asked_in(tmp_path, monkeypatch):
+    with open_at(tmp_path) as database:
+        docs = filled_with_metadata(database)
+        before = docs.snapshot()
+        query, where = rows(1, 7)[0], {"half": 1}
+        first = docs.search(query, where=where, recall=0.9)
+        with monkeypatch.context() as patched:
+            patched.setattr(index.Index, "put", None)  # what was found out once is kept
+            assert docs.search(query, where=where, recall=0.9) == first
+        docs.delete([first[0].id])
+        docs.update_metadata([first[1].id], [{"half": 0}])
+        after = docs.search(query, where=where, recall=0.9)
+        assert not {first[0].id, first[1].id} & {hit.id for hit in after}
+        assert before.search(query, where=where, recall=0.9) == first
+        assert docs.search(query, where=where, recall=0.9) == after
+
+
+def test_few_filters_are_kept(tmp_path):
+    with open_at(tmp_path) as database:
+        docs = filled_with_metadata(database)
+        for number in range(40):
+            docs.search(rows(1, 7)[0], where={"half": number % 2, "n": number}, recall=0.9)
+        assert 1 < len(docs._store.index._matching) <= 16
+
+
 # --- candidates found and measured in one call ---------------------------------------------------
 
 WHERE = [None, {"half": 1}, {"tenth": 3}, {"must": [{"key": "half", "match": {"value": 7}}]}]

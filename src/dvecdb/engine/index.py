@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from dvecdb.engine.memtable import Chunk
     from dvecdb.engine.row_range import RowRange
     from dvecdb.engine.rows import View
+    from dvecdb.search.conditions import Filter
     from dvecdb.search.effort import Curve
     from dvecdb.search.ivf import Codes
 
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
     Flags = npt.NDArray[np.bool_]
 
 _PAST_KEPT: Final = 4
+_MATCHING_KEPT: Final = 16
+_MATCHING_BYTES: Final = 16 * 1024 * 1024  # of all that are kept
 _ASKED_BEFORE: Final = 100
 """So many searches of a view read their candidates before it is found out where all rows lie."""
 
@@ -48,6 +51,17 @@ class LiveRows:
     count: int
     mask: Flags | None
     bits: npt.NDArray[np.uint8] | None
+
+
+MatchKey = tuple["Filter", int, int]
+"""A filter, an LSN, and the number of rows there were."""
+
+
+class MatchingRows(NamedTuple):
+    """Which places are live and match a filter: bool[places], and how many those are."""
+
+    mask: Flags
+    total: int
 
 
 @dataclass(slots=True)
@@ -71,6 +85,7 @@ class Index:
     name: str | None = None
     _newest: LiveRows | None = None
     _past: dict[int, LiveRows] = field(default_factory=dict)
+    _matching: dict[MatchKey, MatchingRows] = field(default_factory=dict)
     _located: WeakKeyDictionary[View, Located] = field(default_factory=WeakKeyDictionary)
     _asked: WeakKeyDictionary[View, int] = field(default_factory=WeakKeyDictionary)
 
@@ -127,6 +142,16 @@ class Index:
         kept = list(self._past.items())[-_PAST_KEPT + 1 :]
         self._past = {**dict(kept), lsn: found}
         return found
+
+    def matching(self, key: MatchKey) -> MatchingRows | None:
+        """Return what was kept for a filter and a state."""
+        return self._matching.get(key)
+
+    def keep_matching(self, key: MatchKey, found: MatchingRows) -> None:
+        """Keep what is the same for whoever asks again, instead of what was kept longest."""
+        most = max(1, min(_MATCHING_KEPT, _MATCHING_BYTES // max(1, len(found.mask))))
+        kept = list(self._matching.items())[1 - most :] if most > 1 else []
+        self._matching = {**dict(kept), key: found}
 
     def _look(self, view: View, lsn: int, row_limit: int) -> LiveRows:
         """Return which places are live, from the ends of all rows."""

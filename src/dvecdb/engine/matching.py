@@ -36,7 +36,7 @@ class Matching:
     def __init__(self, view: View, where: Filter, lsn: int, row_limit: int) -> None:
         """Nothing is read yet. lsn, row_limit: of the state in which ids are looked up."""
         self._view = view
-        self._where = where
+        self.where = where
         self._lsn, self._row_limit = lsn, row_limit
         self._by_id = bool(has_ids(where.tree))
         self._rows_of: dict[HasId, Ordinals] = {}
@@ -82,7 +82,7 @@ class Matching:
             return np.zeros(0, dtype=np.bool_)
         if len(ordinals) <= _FEW and not self._by_id:
             kept = source.row_columns
-            if kept is None or not kept.is_ready(self._where):
+            if kept is None or not kept.is_ready(self.where):
                 return self._read_few(source, ordinals)
         mask, lost = self._told(source, int(ordinals.max()) + 1)
         found: Bools = mask[ordinals]
@@ -97,7 +97,7 @@ class Matching:
         kept = columns_of(source, count)
         stored = isinstance(source, Segment)
         found = kept.mask(
-            self._where, lambda one: self._with_ids(one, source, kept.columns.rows), keep=stored
+            self.where, lambda one: self._with_ids(one, source, kept.columns.rows), keep=stored
         )
         lost = kept.lost if stored else self._lost_in(source)
         return found[:count], lost[lost < count] if len(lost) else lost
@@ -112,7 +112,7 @@ class Matching:
         else:
             values = [source.metadata[ordinal] for ordinal in ordinals.tolist()]
             lost = self._lost_in(source)
-        matches = self._where.matches
+        matches = self.where.matches
         found = np.fromiter(
             (matches(_decode(value) if value else None, "") for value in values),
             np.bool_,

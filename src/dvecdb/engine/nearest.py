@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from dvecdb.engine.candidates import Measured, Measuring, merged
+from dvecdb.engine.index import MatchingRows
 from dvecdb.engine.rows import live_mask
 from dvecdb.records import Metric
 from dvecdb.results import Explained
@@ -148,12 +149,18 @@ class Nearest:
         if self.matching is None:
             self._count, self._allowed, self._bits = live.count, live.mask, live.bits
             return
-        allowed = np.zeros(index.places.rows, dtype=np.bool_)
-        for source, count in self.view.sources(min(index.row_end, self.row_limit)):
-            index.put(allowed, source, self._mask(source, count))
-        if live.mask is not None:
-            allowed &= live.mask
-        self._allowed, self._count = allowed, int(np.count_nonzero(allowed))
+        key = (self.matching.where, self.lsn, self.row_limit)
+        found = index.matching(key)
+        if found is None:
+            allowed = np.zeros(index.places.rows, dtype=np.bool_)
+            for source, count in self.view.sources(min(index.row_end, self.row_limit)):
+                index.put(allowed, source, self._mask(source, count))
+            if live.mask is not None:
+                allowed &= live.mask
+            found = MatchingRows(allowed, int(np.count_nonzero(allowed)))
+            if not self.matching.damaged:  # else all have to be named, each time
+                index.keep_matching(key, found)
+        self._allowed, self._count = found
         self.lap("filter")
 
     def _packed(self) -> npt.NDArray[np.uint8] | None:
