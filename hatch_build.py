@@ -1,7 +1,7 @@
-"""Compiles `nearest.c` when the package is built, with the compiler that pip or uv brings along.
+"""Compiles the C of `dvecdb.search` when the package is built.
 
-Without one for this machine, or with DVECDB_PURE=1, the package is built without: it does the same,
-more slowly.
+The compiler comes as a wheel. Without one for this machine, or with DVECDB_PURE=1, the package is
+built without: it does the same, more slowly.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-SOURCE = Path("src/dvecdb/search/nearest.c")
-LIBRARY = SOURCE.with_name("_nearest.so")
+DIRECTORY = Path("src/dvecdb/search")
+LIBRARY = DIRECTORY / "_compiled.so"
 # Sums have one order and one rounding: nothing may be fused or reordered.
 FLAGS = ["-std=c11", "-O3", "-ffp-contract=off", "-fno-math-errno", "-fPIC", "-shared", "-s"]
 
@@ -32,12 +32,13 @@ def compilers() -> list[list[str]]:
 def compile_library(root: Path) -> str:
     """Make the library beside its source; return why that cannot be, "" if it was done."""
     made, complaints = root / LIBRARY, []
+    sources = sorted(map(str, (root / DIRECTORY).glob("*.c")))
     made.unlink(missing_ok=True)
     alone = [] if sys.platform == "darwin" else ["-nostdlib"]  # it calls no other library
     with tempfile.TemporaryDirectory() as cache:
         environment = {**os.environ, "ZIG_GLOBAL_CACHE_DIR": cache, "ZIG_LOCAL_CACHE_DIR": cache}
         for compiler in compilers():
-            command = [*compiler, *FLAGS, *alone, "-o", str(made), str(root / SOURCE)]
+            command = [*compiler, *FLAGS, *alone, "-o", str(made), *sources]
             try:
                 subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
             except OSError as error:

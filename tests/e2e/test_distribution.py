@@ -57,7 +57,7 @@ def built(tmp_path_factory):
 def test_the_wheel_has_the_package_and_nothing_else(built):
     names = zipfile.ZipFile(built[0]).namelist()
     assert {name.split("/")[0].split("-")[0] for name in names} == {"dvecdb"}
-    assert {"dvecdb/py.typed", "dvecdb/search/_nearest.so"} <= set(names)
+    assert {"dvecdb/py.typed", "dvecdb/search/_compiled.so"} <= set(names)
     assert re.search(r"-py3-none-(?!any)\w+\.whl$", built[0].name)
 
 
@@ -80,7 +80,7 @@ def test_the_wheel_installs_into_a_bare_environment_and_serves(built, tmp_path):
     run(uv(), "venv", "--python", sys.executable, str(tmp_path / "bare"))
     binaries = tmp_path / "bare" / "bin"
     run(uv(), "pip", "install", "--python", str(binaries / "python"), str(built[0]))
-    program = "from dvecdb.search.compiled import nearest_of; print(nearest_of() is not None)"
+    program = "from dvecdb.search.compiled import compiled; print(compiled() is not None)"
     assert run(str(binaries / "python"), "-c", program, cwd=tmp_path) == "True\n"
     assert run(str(binaries / "dvecdb"), "version").startswith("dvecdb ")
     assert run(str(binaries / "vectordb-server"), "-V").startswith("vectordb-server ")

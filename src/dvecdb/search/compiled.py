@@ -1,7 +1,8 @@
-"""The nearest of rows that lie here and there, by `nearest.c`: one call, without the interpreter.
+"""What is compiled: the nearest of rows that lie here and there, and the codes of rows.
 
-Compiled when the package is built. Where it was not, where the processor cannot run it, or where
-numpy does not measure as it does, `compiled()` is None: rows are then read, and measured by numpy.
+`nearest.c` and `codes.c` become a library when the package is built. Where it was not, where the
+processor cannot run it, or where numpy does not measure as it does, `compiled()` is None: numpy and
+faiss then do the same. No function needs the interpreter meanwhile.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     Numbers = npt.NDArray[np.int64]
     Distances = npt.NDArray[np.float64]
 
-LIBRARY: Final = f"{__file__.rpartition('/')[0]}/_nearest.so"
+LIBRARY: Final = f"{__file__.rpartition('/')[0]}/_compiled.so"
 _METRICS: Final = (Metric.COSINE, Metric.EUCLIDEAN, Metric.MANHATTAN, Metric.DOT_PRODUCT)
 _TYPES: Final = (VectorType.FLOAT32, VectorType.FLOAT16, VectorType.INT8)
 _NUMBER_OF_METRIC: Final = {metric: number for number, metric in enumerate(_METRICS)}
@@ -37,6 +38,7 @@ _SEARCH: Final[Any] = [
     _POINTER, ctypes.c_int, ctypes.c_int, _POINTER, _NUMBER, _POINTER, _NUMBER, ctypes.c_double,
     _NUMBER, _POINTER, _POINTER,
 ]  # fmt: skip
+_CODE: Final[Any] = [_POINTER, _NUMBER, _NUMBER, _POINTER, _NUMBER, _POINTER]
 _start: Final[Any] = (ctypes.c_char * 0).from_buffer  # in a fifth of the time of `address_of`
 
 
@@ -82,9 +84,11 @@ class Question:
 class Compiled:
     """The functions of the library. addresses: int64, of rows in C order by place, 0 if unknown."""
 
-    __slots__ = ("_nearest", "_search")
+    __slots__ = ("_code", "_nearest", "_search")
 
     def __init__(self, library: Any) -> None:
+        self._code = library.dvecdb_code
+        self._code.argtypes, self._code.restype = _CODE, None
         self._nearest, self._search = library.dvecdb_nearest, library.dvecdb_search
         self._nearest.argtypes, self._nearest.restype = _NEAREST, _NUMBER
         self._search.argtypes, self._search.restype = _SEARCH, _NUMBER
@@ -126,6 +130,28 @@ class Compiled:
             _start(hits), _start(unknown),
         )  # fmt: skip
         return _nearest(hits, found, unknown, candidates.value)
+
+    def code(
+        self, points: npt.NDArray[np.float32], centroids: npt.NDArray[np.float32]
+    ) -> npt.NDArray[np.uint8]:
+        """Return the product codes of points [n, d], four bits each: uint8[n, m].
+
+        centroids: float32[parts, 16, d / parts], d / parts 2 or 4. The first of two codes is in the
+        low half of a byte.
+        """
+        parts, _, shared = centroids.shape
+        assert shared in {2, 4}
+        assert points.shape[1] == parts * shared
+        halves = (centroids * centroids).sum(axis=2, keepdims=True) / 2
+        table = np.concatenate([centroids, halves], axis=2)
+        points = np.ascontiguousarray(points, np.float32)
+        codes = np.empty((len(points), (parts + 1) // 2), np.uint8)
+        if len(points):
+            self._code(
+                address_of(points), len(points), points.shape[1], _start(table), shared,
+                _start(codes),
+            )  # fmt: skip
+        return codes
 
 
 def _room(asked: Question, count: int) -> tuple[npt.NDArray[np.float64], float, Distances, Numbers]:

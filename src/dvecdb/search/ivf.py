@@ -32,7 +32,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import numpy as np
 
 from dvecdb.records import Metric
-from dvecdb.search.compiled import Scan
+from dvecdb.search.compiled import Scan, compiled
 from dvecdb.search.kernels import faiss_library, row_length, row_norms
 from dvecdb.search.packing import put, take
 
@@ -206,11 +206,20 @@ class Codes:
         """
         if not len(points):
             return Coded(numbers, numbers, np.zeros((0, self._empty.code_size), np.uint8))
+        functions = compiled()
+        if functions is not None and not self._empty.by_residual:
+            lists = self._empty.quantizer.assign(points, 1).ravel()
+            return Coded(numbers, lists, functions.code(points, self._centroids()))
         stored = self._empty.sa_encode(points)
         width = stored.shape[1] - self._empty.code_size  # bytes of the number of the list
         lists = np.zeros((len(points), 8), np.uint8)
         lists[:, :width] = stored[:, :width]
         return Coded(numbers, lists.view("<i8").ravel(), stored[:, width:])
+
+    def _centroids(self) -> Points:
+        """Return the centroids: float32[parts, 16, components that share a code]."""
+        found = faiss_library().vector_to_array(self._empty.pq.centroids)
+        return np.asarray(found.reshape(-1, _CENTROIDS, self.space.shared))
 
     def with_base(self, coded: Iterable[Coded]) -> Codes:
         """Return codes of the base and of more rows, without a tail."""
