@@ -1,7 +1,10 @@
 """Candidates are measured where they lie, and only as long as what lies there may be served."""
 
 import gc
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +15,7 @@ from dvecdb.engine.located import Located
 from dvecdb.errors import Code, DvecdbError
 from dvecdb.search import ivf
 
+SOURCE = Path(__file__).parents[2] / "src"
 DIMENSION = 1_024
 COUNT = 400
 SETTINGS = {
@@ -266,6 +270,57 @@ def test_a_tail_or_another_faiss_takes_several_calls(tmp_path, at_once, monkeypa
         docs.wait_for_index()
         answers(docs, recall=0.9)
         assert not at_once
+
+
+INTERRUPTED = """
+import os, signal, sys, threading, time
+import numpy as np, dvecdb
+
+class Wanted(Exception): ...
+armed = False
+def handle(*_):
+    global armed
+    if armed:
+        armed = False
+        raise Wanted
+signal.signal(signal.SIGUSR1, handle)
+with dvecdb.open(sys.argv[1], settings=dvecdb.Settings(index_rows_min=300)) as database:
+    docs = database.collection("docs")
+    docs.wait_for_index(60)
+    query = np.ones(1024, np.float32)
+    for _ in range(120):
+        expected = docs.search(query, recall=0.5)
+    ended = threading.Event()
+    def interrupt():
+        while not ended.wait(0.001):
+            os.kill(os.getpid(), signal.SIGUSR1)
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    for _ in range(300):
+        try:
+            armed = True
+            while True:
+                docs.search(query, recall=0.5)
+        except Wanted:
+            pass
+    ended.set()
+    thread.join()
+    print(docs.search(query, recall=0.5) == expected)
+"""
+
+
+def test_a_signal_in_the_middle_of_a_search_ends_that_search_only(tmp_path):
+    with open_at(tmp_path) as database:
+        filled_with_metadata(database)
+    done = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED, str(tmp_path)],
+        env={"PYTHONPATH": str(SOURCE), "PATH": "/usr/bin:/bin"},
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert (done.returncode, done.stdout) == (0, "True\n"), done.stderr
 
 
 def test_faiss_is_called_by_its_address_here():

@@ -1,4 +1,4 @@
-"""Searches of an index take turns: not more at a time than processors, none waits for ever."""
+"""Searches of an index take turns: not more at a time than there are, none waits for ever."""
 
 import threading
 import time

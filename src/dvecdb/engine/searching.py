@@ -51,15 +51,13 @@ class Turns:
 
     @contextmanager
     def turn(self) -> Iterator[None]:
-        """Wait for a turn, and have it."""
-        lock = next((lock for lock in self._locks if lock.acquire(blocking=False)), None)
-        if lock is None:
-            lock = next(self._next)
-            lock.acquire()
-        try:
+        """Wait for a turn, and have it.
+
+        A lock that is free is only tried for by `with`, which no signal leaves half-done.
+        """
+        lock = next((lock for lock in self._locks if not lock.locked()), None)
+        with lock if lock is not None else next(self._next):
             yield
-        finally:
-            lock.release()
 
 
 _TURNS_EACH: Final = 2  # processor: one is searched for while the other waits
