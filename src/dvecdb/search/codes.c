@@ -1,4 +1,5 @@
-/* The codes of rows: of every few components together, which of 16 centroids is the nearest.
+/* The codes of rows: of every few components together, which of 16 centroids is the nearest; called
+ * by compiled.py.
  *
  * Eight rows at a time, one a lane. By half the squared distance without what all centroids have in
  * common, |c|^2 / 2 - x c: the least is the same. Codes only propose, so rounding is no matter.
