@@ -298,8 +298,8 @@ with dvecdb.open(sys.argv[1], settings=dvecdb.Settings(index_rows_min=300)) as d
     thread.start()
     for _ in range(300):
         try:
-            armed = True
             while True:
+                armed = True  # again, if what was raised met a finalizer and was ignored
                 docs.search(query, recall=0.5)
         except Wanted:
             pass

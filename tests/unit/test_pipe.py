@@ -1,12 +1,16 @@
 """A pipe that says nothing: a signal ends the reading, whenever it comes."""
 
+import fcntl
 import io
 import os
 import select
 import signal
 import subprocess
 import sys
+import termios
 import threading
+import time
+from array import array
 from pathlib import Path
 
 import pytest
@@ -35,6 +39,15 @@ with reading(sys.stdin.buffer) as file:
 """
 
 
+def wait_until_read(pipe):
+    """Wait until nothing is left in a pipe."""
+    left, end = array("i", [1]), time.monotonic() + 60
+    while left[0]:
+        assert time.monotonic() < end
+        fcntl.ioctl(pipe, termios.FIONREAD, left)
+        time.sleep(0.01)
+
+
 def said_after_a_signal(which, seconds):
     """Return what a reader says within a time of a signal that came while its pipe was silent."""
     environment = {"PYTHONPATH": str(SOURCE), "PATH": "/usr/bin:/bin"}
@@ -45,6 +58,7 @@ def said_after_a_signal(which, seconds):
         process.stdin.write(b"hello" + b"x" * 100_000)
         process.stdin.flush()
         assert process.stdout.readline() == b"hello\n"
+        wait_until_read(process.stdin)  # then it waits in its second call
         process.send_signal(signal.SIGINT)
         ready, _, _ = select.select([process.stdout], [], [], seconds)
         said = process.stdout.readline() if ready else None
