@@ -41,7 +41,7 @@ def search(options: Options, rows: Rows, queries: Rows) -> list[Measure]:
                     kind, dimension=rows.shape[1], metric=metric, vector_type=kind
                 )
                 docs.upsert(ids, codes if kind is VectorType.INT8 else rows)
-                docs.search(queries[-1], limit=LIMIT)
+                docs.search(queries[-1], limit=LIMIT, recall=1.0)
                 collections[kind] = docs
             measures += _compare(options, metric, collections, peer, queries, scale)
     return measures
@@ -65,7 +65,7 @@ def _compare(
         plain.append(took)
         for kind, docs in collections.items():
             asked = query * scale if kind is VectorType.INT8 else query
-            hits, seconds = answered(partial(docs.search, limit=LIMIT), asked)
+            hits, seconds = answered(partial(docs.search, limit=LIMIT, recall=1.0), asked)
             own[kind].append(seconds)
             ratios[kind].append(own[kind][-1] / took)
             if kind is VectorType.FLOAT32:

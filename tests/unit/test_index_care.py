@@ -90,6 +90,48 @@ def test_it_is_made_from_the_bound_on_and_not_before(tmp_path):
         assert plan(docs) == "index"
 
 
+def pause(docs, clock):
+    clock.advance(0.25)
+
+
+def go_on_for_long(docs, clock):
+    for number in range(21):
+        assert docs.stats().index.rows_done == 0
+        docs.upsert([f"more {number}"], rows(1, number))
+        clock.advance(0.1)
+
+
+def search(docs, clock):
+    assert plan(docs) == "exact"
+
+
+def wait(docs, clock):
+    assert docs.wait_for_index(60).state == "ready"
+
+
+@pytest.mark.parametrize("until", [pause, go_on_for_long, search, wait])
+def test_who_writes_and_does_not_search_has_the_processors(tmp_path, until):
+    clock = ManualClock()
+    settings = Settings(**SETTINGS)
+    with Database(str(tmp_path), settings=settings, clock=clock) as database:
+        docs = filled(database)
+        time.sleep(0.2)  # some looks of the thread
+        assert (docs.stats().index.state, docs.stats().index.rows_done) == ("building", 0)
+        until(docs, clock)
+        for _ in range(600):
+            if docs.stats().index.state == "ready":
+                break
+            time.sleep(0.1)
+        assert docs.stats().index.rows_done >= 400
+    with Database(str(tmp_path), settings=settings, clock=clock) as database:
+        docs = database.collection("docs")
+        docs.upsert(names(100, 400), rows(100, 1))
+        time.sleep(0.2)
+        assert docs.stats().index.rows_done == 0
+        clock.advance(0.25)
+        assert docs.wait_for_index(60).rows_done >= 500
+
+
 def test_it_is_never_made_or_used_where_it_is_not_wanted(tmp_path):
     with open_at(tmp_path) as database:
         filled(database).flush()

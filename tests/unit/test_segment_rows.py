@@ -2,7 +2,6 @@
 
 import contextlib
 import threading
-import time
 from dataclasses import replace
 from random import Random
 from uuid import UUID, uuid4
@@ -14,8 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dvecdb import Database, Settings
+from dvecdb.clock import SystemClock
 from dvecdb.engine.commits import read_commits
 from dvecdb.engine.contents import gather
+from dvecdb.engine.index import Indexing
 from dvecdb.engine.lookup import load_runs
 from dvecdb.engine.maintenance import tend
 from dvecdb.engine.memtable import Memtable
@@ -137,7 +138,7 @@ def hits(snapshot, query, **options):
 
 
 def snapshot_of(view, schema, lsn, limit):
-    return Snapshot(Searching(view, schema, lsn, limit, None, 1.0, time.perf_counter_ns))
+    return Snapshot(Searching(view, schema, lsn, limit, None, 1.0, Indexing(SystemClock())))
 
 
 def check_bounds(collection, schema, rng):

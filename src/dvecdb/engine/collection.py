@@ -275,14 +275,10 @@ class Collection(Reads):
 
     def _snapshot(self, view: View, lsn: int, row_limit: int, index: Index | None) -> Snapshot:
         store = self._store
-        environment = store.environment
-        recall = environment.settings.index_recall_permille / 1_000
+        recall = store.environment.settings.index_recall_permille / 1_000
         return Snapshot(
-            Searching(
-                view, store.schema, lsn, row_limit, index, recall,
-                environment.clock.monotonic_ns,
-            )
-        )  # fmt: skip
+            Searching(view, store.schema, lsn, row_limit, index, recall, store.indexing)
+        )
 
     def _resolve(self, view: View, as_of: AsOf, last_lsn: int, hlc: int) -> int:
         """Return the LSN that is meant; its rows are in `view`, whose horizon is that of its rows.
@@ -388,6 +384,7 @@ class Collection(Reads):
         Return its figures, also where the time was up before.
         """
         self._enter()
+        self._store.indexing.is_missed = True
         self._after_commit(self._store)  # without a thread of its own this does what is due
         return wait_for_index(self._store, timeout_seconds, self._enter)
 

@@ -240,14 +240,19 @@ class Indexing:
     """The work on a collection's index. `lock`: who makes one; `changed`: it was published.
 
     wanted_from: the number of rows from which it is looked again whether one is due; is_tended:
-    there is a thread for it.
+    there is a thread for it; is_missed: somebody searched since the last step, or waits for the
+    index; due_ns: since when there is work that was left for later, None if none is.
     """
 
-    __slots__ = ("changed", "is_tended", "lock", "progress", "wanted_from")
+    __slots__ = (
+        "changed", "clock", "due_ns", "is_missed", "is_tended", "lock", "progress", "wanted_from",
+    )  # fmt: skip
 
     def __init__(self, clock: Clock) -> None:
         self.lock = threading.Lock()
         self.changed = threading.Condition()
         self.wanted_from = 0
-        self.is_tended = False
+        self.due_ns: int | None = None
+        self.is_tended = self.is_missed = False
+        self.clock = clock
         self.progress = Progress(clock)

@@ -4,7 +4,7 @@ An index is due from `index_rows_min` live rows on; again when the collection ha
 since its lists were made, or by half and nobody writes; and when most of what it holds is gone.
 Between that it grows: in small steps, of which each publishes another index. Searches take what is
 published when they begin. Once nobody writes it takes in the last rows, but for a few, and
-keeps no long tail.
+keeps no long tail. Who writes and does not search has the processors for a while.
 
 Everything here is derived: what fails is reported and tried again, and no writer waits for it.
 """
@@ -53,6 +53,9 @@ _FEW_ROWS: Final = 4_096
 _STEP_ROWS_MIN: Final = 64
 _LOOK_SECONDS: Final = 0.25
 _QUIET_SECONDS: Final = 1
+_PAUSE_SECONDS: Final = 0.25
+_PATIENCE_SECONDS: Final = 2
+"""For so long, work on the index waits for such a pause while nobody searches."""
 _REST_SHARE: Final = 4_096
 """So small a part of the rows need not be in it: another one makes what is kept beside it anew."""
 _FAILED: Final = "index-failed"
@@ -95,6 +98,25 @@ def is_quiet(store: Store) -> bool:
     """Return whether nothing was written for a while."""
     since = store.environment.clock.monotonic_ns() - store.last_commit_ns
     return since >= _QUIET_SECONDS * NANOSECONDS_PER_SECOND
+
+
+def can_wait(store: Store) -> bool:
+    """Return whether work on the index is due that nobody misses yet.
+
+    It would take a third of the speed from those who write now.
+    """
+    indexing, now = store.indexing, store.environment.clock.monotonic_ns()
+    if not is_index_due(store):
+        indexing.due_ns = None
+        return False
+    if indexing.due_ns is None:
+        indexing.due_ns = now
+    still = now - max(store.last_commit_ns, indexing.due_ns)
+    return (
+        not indexing.is_missed
+        and still < _PAUSE_SECONDS * NANOSECONDS_PER_SECOND
+        and now - indexing.due_ns < _PATIENCE_SECONDS * NANOSECONDS_PER_SECOND
+    )
 
 
 def tend_index(
@@ -154,6 +176,7 @@ def _step(
     visible = store.visible  # first: the view is then at least as new
     view, index, progress = store.view, store.index, store.indexing.progress
     settings = store.environment.settings
+    store.indexing.is_missed, store.indexing.due_ns = False, None
 
     def tick(done: int) -> None:
         progress.done = done
@@ -332,6 +355,7 @@ def wait_for_index(
             left = (until - clock.monotonic_ns()) / NANOSECONDS_PER_SECOND
             if left <= 0:
                 break
+            store.indexing.is_missed = True
             store.indexing.changed.wait(min(left, _LOOK_SECONDS))
             check_open()
     return found

@@ -9,6 +9,7 @@ import threading
 from typing import TYPE_CHECKING, Final
 
 from dvecdb.engine.index_care import (
+    can_wait,
     is_index_due,
     is_renewal_wanted,
     is_settling_wanted,
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from dvecdb.engine.store import Store
 
 _LOOK_SECONDS: Final = 1.0  # between looks for what waits for a flush to be written
+_LATER_SECONDS: Final = 0.05  # until it is looked again whether those who write still do
 
 
 class Indexer:
@@ -32,12 +34,13 @@ class Indexer:
         self._running = True
         self._asked = True
         self._looks = False  # by itself, from time to time
+        self._left = False  # for later, and looks soon
         self._thread = threading.Thread(target=self._run, name="dvecdb-indexer", daemon=True)
         self._thread.start()
 
     def after_commit(self, store: Store) -> None:
         """Tell the thread that something was committed; cheap where nothing is due."""
-        if self._asked:
+        if self._asked or (self._left and not store.indexing.is_missed):
             return
         if is_index_due(store) or (not self._looks and is_settling_wanted(store)):
             with self._wake:
@@ -56,14 +59,18 @@ class Indexer:
             with self._wake:
                 self._looks = self._is_waiting()
                 if self._running and not self._asked:
-                    self._wake.wait(_LOOK_SECONDS if self._looks else None)
+                    look_seconds = _LOOK_SECONDS if self._looks else None
+                    self._wake.wait(_LATER_SECONDS if self._left else look_seconds)
                 if not self._running:
                     return
-                self._asked = False
+                self._asked = self._left = False
+            left = False
             for store in self._stores():
                 store.indexing.is_tended = True
-                while tend_index(store, self._is_stopping, renew=True):
+                while not can_wait(store) and tend_index(store, self._is_stopping, renew=True):
                     pass
+                left = left or can_wait(store)
+            self._left = left
 
     def _is_stopping(self) -> bool:
         return not self._running

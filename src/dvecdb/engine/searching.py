@@ -23,11 +23,11 @@ from dvecdb.search.ivf import use_threads, using_threads
 from dvecdb.search.vectors import check_query
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
     import numpy.typing as npt
 
-    from dvecdb.engine.index import Index
+    from dvecdb.engine.index import Index, Indexing
     from dvecdb.engine.matching import Matching
     from dvecdb.engine.rows import View
     from dvecdb.engine.segment import Segment
@@ -76,7 +76,7 @@ class Searching:
     row_limit: int
     index: Index | None
     default_recall: float
-    now_ns: Callable[[], int]
+    indexing: Indexing
 
     def one(self, query: Any, wanted: Wanted, matching: Matching | None) -> Hits:
         """Return the hits of a query: [dimension] numbers.
@@ -104,7 +104,8 @@ class Searching:
         return self._hits(shared.again(), vector, wanted)
 
     def _nearest(self, wanted: Wanted, matching: Matching | None) -> Nearest:
-        now_ns = self.now_ns if wanted.explain else None
+        self.indexing.is_missed = True
+        now_ns = self.indexing.clock.monotonic_ns if wanted.explain else None
         return Nearest(
             self.view, self.schema, self.lsn, self.row_limit, self.index, matching, now_ns
         )
