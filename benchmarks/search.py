@@ -14,6 +14,7 @@ from benchmarks.harness import Measure, Options, fresh
 
 from dvecdb.protection.database import Database
 from dvecdb.records import Metric, VectorType
+from dvecdb.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     Rows = npt.NDArray[np.float32]
 
 LIMIT = 10
+UNINDEXED = Settings(index_rows_min=0)
 BLOCK_ROWS = 256
 
 
@@ -34,14 +36,14 @@ def search(options: Options, rows: Rows, queries: Rows) -> list[Measure]:
     measures = []
     for metric in Metric:
         peer = numpy_search(rows, metric)
-        with fresh(options) as path, Database(str(path)) as database:
+        with fresh(options) as path, Database(str(path), settings=UNINDEXED) as database:
             collections = {}
             for kind in VectorType:
                 docs = database.create_collection(
                     kind, dimension=rows.shape[1], metric=metric, vector_type=kind
                 )
                 docs.upsert(ids, codes if kind is VectorType.INT8 else rows)
-                docs.search(queries[-1], limit=LIMIT, recall=1.0)
+                docs.search(queries[-1], limit=LIMIT)
                 collections[kind] = docs
             measures += _compare(options, metric, collections, peer, queries, scale)
     return measures
@@ -65,7 +67,7 @@ def _compare(
         plain.append(took)
         for kind, docs in collections.items():
             asked = query * scale if kind is VectorType.INT8 else query
-            hits, seconds = answered(partial(docs.search, limit=LIMIT, recall=1.0), asked)
+            hits, seconds = answered(partial(docs.search, limit=LIMIT), asked)
             own[kind].append(seconds)
             ratios[kind].append(own[kind][-1] / took)
             if kind is VectorType.FLOAT32:
