@@ -11,7 +11,7 @@ export UV_SYSTEM_CERTS := true
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 SYNC := UV_PROJECT_ENVIRONMENT=.venv .venv/uv/bin/uv sync --frozen --all-extras --python $(BIN)/python
-COMPILED := hatch_build.py $(wildcard src/dvecdb/search/*.c)
+COMPILED := hatch_build.py $(wildcard src/dvecdb/search/*.c src/dvecdb/rescue/legacy/*.c)
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test check bench peers soak format dist

@@ -1,4 +1,4 @@
-"""Compiles the C of `dvecdb.search` when the package is built.
+"""Compiles the C of the package, into one library, when it is built.
 
 The compiler comes as a wheel. Without one for this machine, or with DVECDB_PURE=1, the package is
 built without: it does the same, more slowly.
@@ -17,8 +17,8 @@ from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-DIRECTORY = Path("src/dvecdb/search")
-LIBRARY = DIRECTORY / "_compiled.so"
+PACKAGE = Path("src/dvecdb")
+LIBRARY = PACKAGE / "search/_compiled.so"
 # Sums have one order and one rounding: nothing may be fused or reordered.
 FLAGS = ["-std=c11", "-O3", "-ffp-contract=off", "-fno-math-errno", "-fPIC", "-shared", "-s"]
 
@@ -32,7 +32,7 @@ def compilers() -> list[list[str]]:
 def compile_library(root: Path) -> str:
     """Make the library beside its source; return why that cannot be, "" if it was done."""
     made, complaints = root / LIBRARY, []
-    sources = sorted(map(str, (root / DIRECTORY).glob("*.c")))
+    sources = sorted(map(str, (root / PACKAGE).rglob("*.c")))
     made.unlink(missing_ok=True)
     alone = [] if sys.platform == "darwin" else ["-nostdlib"]  # it calls no other library
     with tempfile.TemporaryDirectory() as cache:

@@ -83,12 +83,14 @@ def rescue(options: Options, rows: Rows) -> list[Measure]:
     over = Measure("import, over reading + writing", "x", [])
     took = Measure("import to durable and answering", "s", [])
     memory = Measure("RssAnon an import adds", "MB", [])
-    with fresh(options, MEMORY_FACTOR * rows.nbytes) as place:
-        whole = write_source(place / "legacy", rows)
-        for number in range(options.rounds):
-            os.sync()
-            seconds, anonymous = _import(place, number, whole, rows[-1])
-            limit = _limit(place, rows.nbytes)
+    room = MEMORY_FACTOR * rows.nbytes
+    with fresh(options) as source:
+        whole = write_source(source / "legacy", rows)
+        for _ in range(options.rounds):
+            with fresh(options, room) as place:
+                seconds, anonymous = _import(source, place, whole, rows[-1])
+            with fresh(options, room) as place:
+                limit = _limit(source, place, rows.nbytes)
             took.values.append(seconds)
             over.values.append(seconds / limit)
             memory.values.append(anonymous)
@@ -96,7 +98,7 @@ def rescue(options: Options, rows: Rows) -> list[Measure]:
     return [took, over.against(at_most=2.5), memory.against(at_most=300)]
 
 
-def _import(place: Path, number: int, whole: int, query: Rows) -> tuple[float, float]:
+def _import(source: Path, place: Path, whole: int, query: Rows) -> tuple[float, float]:
     peak = [0.0]
     done = threading.Event()
 
@@ -104,12 +106,12 @@ def _import(place: Path, number: int, whole: int, query: Rows) -> tuple[float, f
         while not done.wait(0.02):
             peak[0] = max(peak[0], _anonymous())
 
-    with dvecdb.open(place / f"data{number}") as database:
+    with dvecdb.open(place / "data") as database:
         watcher = threading.Thread(target=watch)
         watcher.start()
         before = _anonymous()
         start = time.perf_counter()
-        report = database.import_legacy(str(place / "legacy"), "rescued").report
+        report = database.import_legacy(str(source / "legacy"), "rescued").report
         found = database.collection("rescued").search(query, limit=1)
         seconds = time.perf_counter() - start
         done.set()
@@ -124,10 +126,9 @@ def _anonymous() -> float:
         return next(int(line.split()[1]) for line in status if line.startswith("RssAnon")) / 1024
 
 
-def _limit(place: Path, size: int) -> float:
-    os.sync()
+def _limit(source: Path, place: Path, size: int) -> float:
     start = time.perf_counter()
-    with (place / "legacy" / "vectors.bin").open("rb", buffering=0) as file:
+    with (source / "legacy" / "vectors.bin").open("rb", buffering=0) as file:
         buffer = bytearray(PIECE)
         while file.readinto(buffer):
             pass
@@ -136,6 +137,4 @@ def _limit(place: Path, size: int) -> float:
         for _ in range(-(-size // PIECE)):
             file.write(buffer)
         os.fsync(file.fileno())
-    seconds = time.perf_counter() - start
-    target.unlink()
-    return seconds
+    return time.perf_counter() - start

@@ -153,6 +153,7 @@ class _VectorsWriter:
         self.digests: list[bytes] = []
         self._pools: list[ThreadPoolExecutor] = []
         self._summing: Future[None] | None = None
+        self._writing: Future[None] | None = None
         self._syncing: Future[None] | None = None
         self._synced_to = 0
 
@@ -167,7 +168,7 @@ class _VectorsWriter:
                 else:
                     self._write_piece(files, file, piece, total)
                 total += len(piece)
-            self._settle()
+            self._settle(self._summing, self._writing, self._syncing)
             if total:
                 files.sync(file)
             files.seal(file)
@@ -178,21 +179,22 @@ class _VectorsWriter:
         return total
 
     def _write_piece(self, files: Files, file: File, piece: memoryview, offset: int) -> None:
-        """Write a piece while its checksums are computed, and what came before is synced."""
+        """Write a piece while it is summed, the next one is made and those before are synced."""
         if not self._pools:
-            self._pools = [ThreadPoolExecutor(1, f"dvecdb-{work}") for work in ("sum", "sync")]
-        if self._summing is not None:
-            self._summing.result()
-        self._summing = self._pools[0].submit(self._sum, piece)
-        files.write_at(file, [piece], offset)
-        if offset + len(piece) >= self._synced_to + _SYNC_BYTES:
-            if self._syncing is not None:
-                self._syncing.result()
-            self._syncing = self._pools[1].submit(files.sync, file)
-            self._synced_to = offset + len(piece)
+            works = ("sum", "write", "sync")
+            self._pools = [ThreadPoolExecutor(1, f"dvecdb-{work}") for work in works]
+        summing, writing, syncing = self._pools
+        self._settle(self._summing, self._writing)
+        if offset >= self._synced_to + _SYNC_BYTES:
+            self._settle(self._syncing)
+            self._syncing = syncing.submit(files.sync, file)
+            self._synced_to = offset
+        self._summing = summing.submit(self._sum, piece)
+        self._writing = writing.submit(files.write_at, file, [piece], offset)
 
-    def _settle(self) -> None:
-        for work in (self._summing, self._syncing):
+    @staticmethod
+    def _settle(*works: Future[None] | None) -> None:
+        for work in works:
             if work is not None:
                 work.result()
 

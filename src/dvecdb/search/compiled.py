@@ -1,8 +1,8 @@
 """What is compiled: the nearest of rows that lie here and there, and the codes of rows.
 
-`nearest.c` and `codes.c` become a library when the package is built. Where it was not, where the
-processor cannot run it, or where numpy does not measure as it does, `compiled()` is None: numpy and
-faiss then do the same. No function needs the interpreter meanwhile.
+`nearest.c` and `codes.c` become a library when the package is built, with what else is compiled.
+Where it was not, where the processor cannot run it, or where numpy does not measure as it does,
+`compiled()` is None: numpy and faiss then do the same. No function needs the interpreter meanwhile.
 """
 
 from __future__ import annotations
@@ -169,15 +169,22 @@ def _nearest(hits: Distances, found: int, unknown: Numbers, candidates: int) -> 
 
 
 @cache
-def compiled() -> Compiled | None:
-    """Return the functions, None if they cannot be used here."""
+def library() -> ctypes.CDLL | None:
+    """Return the library, with all that is compiled, None if it cannot be used here."""
     try:
-        library = ctypes.CDLL(LIBRARY)
+        found = ctypes.CDLL(LIBRARY)
     except OSError:  # not there, or of another system
         return None
-    if not library.dvecdb_is_usable():
+    return found if found.dvecdb_is_usable() else None
+
+
+@cache
+def compiled() -> Compiled | None:
+    """Return the functions, None if they cannot be used here."""
+    found = library()
+    if found is None:
         return None
-    functions = Compiled(library)
+    functions = Compiled(found)
     return functions if _measures_as_defined(functions) else None
 
 

@@ -16,7 +16,7 @@ import msgspec
 import numpy as np
 
 from dvecdb.reports import Doubt, Lost
-from dvecdb.rescue.legacy.found import PREFIXED, RAW, TOO_MANY, Walked
+from dvecdb.rescue.legacy.found import PREFIXED, RAW, TOO_MANY, Walked, turn
 from dvecdb.rescue.legacy.layout import (
     HEAD_SIZE,
     PREFIX_SIZE,
@@ -28,9 +28,9 @@ from dvecdb.rescue.legacy.layout import (
     used_size,
 )
 from dvecdb.rescue.legacy.metadata import MetadataReader, read_json_text
+from dvecdb.rescue.legacy.plain import VectorsAt
 from dvecdb.rescue.legacy.plausible import bits_apart, fills_holes
 from dvecdb.rescue.legacy.stream import HOLE, Walk
-from dvecdb.search.kernels import all_finite
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -48,8 +48,8 @@ RAW_KEY: Final = "_dvecdb_raw"
 _LEARNED_MAX: Final = 128
 _SAMPLE_BYTES_MAX: Final = 4096
 _FLIPPED_BITS_MAX: Final = 2
-_CHECKED_ROWS: Final = 16
 _HOLES_MAX: Final = 8
+_IDENTIFIER_BYTES: Final = 16
 
 
 class Row(msgspec.Struct, gc=False):
@@ -96,7 +96,7 @@ def read_rows(
     walked = Walked()
     if vectors is not None:
         used = used_size(vectors.data, vectors.size)
-        marks = Marks(vectors.data, vectors.size, dimension)
+        marks = Marks(vectors.data, vectors.size, dimension, used)
         reader.learn([*_samples(marks, used), *_log_samples(source, dimension)])
         walk = Walk(vectors.data, marks, used, reader, vectors.name)
         walked = walk.run(progress)
@@ -191,31 +191,39 @@ class _Merge:
     def rows(self, walked: Walked, report: ImportReport) -> list[Row]:
         records = walked.records
         if any(item.run or item.framing == PREFIXED for item in records):
-            records = sorted(records, key=lambda item: item.turn)
-        by_id = self._by_id(records)
+            records = sorted(records, key=turn)  # and else in the order of the file
+        keys = self._identifiers(records)
         log = self._source.log if self._choice.use_log else None
-        if log is None or not (log.puts or log.deleted):
+        is_logged = log is not None and (log.puts or log.deleted)
+        if not is_logged and len(set(keys)) == len(keys):
+            return [_row_of(key, item) for key, item in zip(keys, records, strict=True)]
+        by_id = self._by_id(keys, records)
+        if log is None or not is_logged:
             rows = [self._unless_holed(key, versions) for key, versions in by_id.items()]
         else:
             rows = self._with_log(by_id, log, report)
         report.superseded = report.records_found - len(by_id)
         return rows
 
-    def _by_id(self, records: list[Found]) -> dict[bytes, list[Found]]:
+    @staticmethod
+    def _by_id(keys: list[bytes], records: list[Found]) -> dict[bytes, list[Found]]:
         """Return the versions of each id, oldest first, in the order of their last ones."""
-        assert self._source.vectors is not None or not records
         by_id: dict[bytes, list[Found]] = {}
-        if records:
-            data = self._source.vectors.data  # type: ignore[union-attr]
-            for item in records:
-                key = bytes(data[item.vector - 24 : item.vector - 8])
-                versions = by_id.pop(key, None)
-                if versions is None:
-                    by_id[key] = [item]
-                else:
-                    versions.append(item)
-                    by_id[key] = versions
+        for key, item in zip(keys, records, strict=True):
+            versions = by_id.pop(key, [])
+            versions.append(item)
+            by_id[key] = versions
         return by_id
+
+    def _identifiers(self, records: list[Found]) -> list[bytes]:
+        if not records:
+            return []
+        assert self._source.vectors is not None
+        stored = np.frombuffer(self._source.vectors.data, np.uint8)
+        size = _IDENTIFIER_BYTES
+        begins = np.fromiter((item.vector for item in records), np.int64, len(records)) - 24
+        joined = stored[begins[:, None] + np.arange(size)].tobytes()
+        return [joined[at : at + size] for at in range(0, len(joined), size)]
 
     def _with_log(
         self, by_id: dict[bytes, list[Found]], log: CollectionLog, report: ImportReport
@@ -395,7 +403,8 @@ def _note_given_up(report: ImportReport) -> None:
 
 def _drop_usual_zeros(rows: list[Row]) -> None:
     """Take zeros in vectors for what they are where many vectors have them."""
-    holed = [row for row in rows if any(doubt.text == HOLE for doubt in row.doubts)]
+    doubted = [row for row in rows if row.doubts]
+    holed = [row for row in doubted if any(doubt.text == HOLE for doubt in row.doubts)]
     if len(holed) > max(_HOLES_MAX, len(rows) // 50):
         for row in holed:
             row.doubts = tuple(doubt for doubt in row.doubts if doubt.text != HOLE)
@@ -447,28 +456,22 @@ class LegacyVectors:
 
     def pieces(self, rows_per_piece: int) -> Iterator[npt.NDArray[Any]]:
         """Yield them as float32[n, dimension], `rows_per_piece` at a time but for the last."""
-        size = 4 * self._dimension
-        views = [
-            memoryview(file.data) if file is not None else memoryview(b"")
-            for file in (self._source.vectors, self._source.log_file)
-        ]
-        for first in range(0, len(self._rows), rows_per_piece):
-            rows = self._rows[first : first + rows_per_piece]
-            piece = np.empty((len(rows), self._dimension), "<f4")
-            target, at = piece.data.cast("B"), 0
-            for row in rows:
-                target[at : at + size] = views[row.in_log][row.vector : row.vector + size]
-                at += size
-            if not self._is_checked:
-                self._check(piece, rows)
+        files = (self._source.vectors, self._source.log_file)
+        vectors = VectorsAt(
+            [None if file is None else file.data for file in files], self._dimension
+        )
+        count = len(self._rows)
+        begins = np.fromiter((row.vector for row in self._rows), np.int64, count)
+        numbers = np.fromiter((row.in_log for row in self._rows), np.int64, count)
+        for first in range(0, count, rows_per_piece):
+            some = slice(first, first + rows_per_piece)
+            piece, is_finite = vectors.read(numbers[some], begins[some])
+            if not (is_finite or self._is_checked):
+                self._note_not_finite(piece, self._rows[some])
             yield piece
         self._is_checked = True
 
-    def _check(self, piece: npt.NDArray[np.float32], rows: list[Row]) -> None:
-        if all(
-            all_finite(piece[at : at + _CHECKED_ROWS]) for at in range(0, len(piece), _CHECKED_ROWS)
-        ):
-            return
+    def _note_not_finite(self, piece: npt.NDArray[np.float32], rows: list[Row]) -> None:
         for index in np.flatnonzero(~np.isfinite(piece).all(axis=1)).tolist():
             row, report = rows[index], self._report
             if not (row.doubts or row.zeros):

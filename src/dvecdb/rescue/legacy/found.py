@@ -21,13 +21,14 @@ TOO_MANY: Final = "its metadata has more readings than an import looks at"
 
 _FLIPPED_BITS_MAX = 2
 RAW, PREFIXED = "A", "BC"
+_RUNS_MAX: Final = 1 << 62
 
 
 class Found(msgspec.Struct, gc=False):
     """A whole record. One for each in the file, so it is no burden to the garbage collector.
 
-    vector: where its floats begin; start, end: of all of it; turn: who wins; open_cost: how
-    unlikely its metadata is, if nothing but itself says where that ends.
+    vector: where its floats begin; start, end: of all of it; open_cost: how unlikely its metadata
+    is, if nothing but itself says where that ends.
     """
 
     start: int
@@ -41,10 +42,10 @@ class Found(msgspec.Struct, gc=False):
     zeros: tuple[str, ...] = ()
     open_cost: float = 0.0
 
-    @property
-    def turn(self) -> tuple[bool, int, int]:
-        """What orders records by when they were written."""
-        return self.framing == PREFIXED, -self.run, self.start
+
+def turn(found: Found) -> int:
+    """Return what orders records by when they were written, that of a run in turn."""
+    return (_RUNS_MAX if found.framing == PREFIXED else 0) - found.run
 
 
 @dataclass(slots=True)

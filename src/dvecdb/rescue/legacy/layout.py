@@ -47,11 +47,15 @@ def used_size(data: Mapped, size: int) -> int:
 
 
 class Marks:
-    """The markers of records of one dimension in some bytes."""
+    """The markers of records of one dimension in some bytes.
 
-    def __init__(self, data: Mapped, size: int, dimension: int) -> None:
+    used: where the zeros at the end begin, in which none are looked for.
+    """
+
+    def __init__(self, data: Mapped, size: int, dimension: int, used: int | None = None) -> None:
         self.data = data
         self.size = size
+        self._end = size if used is None else min(size, used + HEAD_SIZE)
         self.dimension_bytes = struct.pack("<Q", dimension)
         self.vector_end = HEAD_SIZE + 4 * dimension
         """Where the tag is in a body."""
@@ -73,7 +77,7 @@ class Marks:
     def following(self, at: int, end: int | None = None) -> int:
         """Return where the next whole marker is, from `at` on, or -1."""
         data, wanted = self.data, self.dimension_bytes
-        limit = self.size if end is None else min(end + HEAD_SIZE, self.size)
+        limit = self._end if end is None else min(end + HEAD_SIZE, self._end)
         at += 24
         while True:
             hit = data.find(wanted, at, limit)
@@ -88,8 +92,8 @@ class Marks:
         at = begin + 8
         found: list[int] = []
         while len(found) < _BODIES_MAX:
-            at = self.following(at)
-            if at < 0 or at - begin > METADATA_BYTES_MAX:
+            at = self.following(at, begin + METADATA_BYTES_MAX)
+            if at < 0:
                 break
             found.append(at)
             at += 1

@@ -80,7 +80,7 @@ class MetadataReader:
     def __init__(self, size: int) -> None:
         self.evidence = Evidence()
         self.budget = Budget(size)
-        self._fixed: FastKeys = {}
+        self.keys: FastKeys = {}
 
     def learn(self, samples: Iterable[bytes]) -> None:
         """Learn keys and kinds from the metadata of some records, whose ends are known."""
@@ -98,7 +98,7 @@ class MetadataReader:
                 following.add(seen)
             wanted = [data for data in wanted if data]
             self.evidence = following
-        self._fixed = _fast_keys(self.evidence.fixed())
+        self.keys = _fast_keys(self.evidence.fixed())
 
     def _best_ending_at(self, data: bytes, end: int) -> Node | None:
         found = self._rank(data, lambda at: 0.0 if at == end else math.inf)
@@ -116,10 +116,10 @@ class MetadataReader:
 
     def fast(self, data: bytes) -> bytes | None:
         """Return the JSON of metadata in which nothing is in question, or None."""
-        if not self._fixed:
+        if not self.keys:
             return None
         try:
-            found, end = _fast_map(data, 0, self._fixed)
+            found, end = _fast_map(data, 0, self.keys)
         except (KeyError, struct.error, UnicodeDecodeError, IndexError, _DoubtError):
             return None
         return _encode(found) if end == len(data) else None

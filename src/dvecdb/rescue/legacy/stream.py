@@ -6,7 +6,7 @@ never a record: vectors and texts may hold anything.
 
 Order: where a run of records ends within an older record, the file was begun anew from its head,
 so what stands before is newer than what stands behind. Records with a length before them are newer
-than those without. Each record gets a `turn`; the last turn wins.
+than those without. Each record has a `turn`; the last turn wins.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ from dvecdb.rescue.legacy.layout import (
     HEAD_SIZE,
     METADATA_BYTES_MAX,
     PREFIX_SIZE,
-    SIXTEEN,
     Marks,
     cut_off,
     u32,
     u64,
 )
 from dvecdb.rescue.legacy.metadata import Decoded, MetadataReader, read_json_text
+from dvecdb.rescue.legacy.plain import PlainRecords
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -48,7 +48,6 @@ _COST_HALF: Final = 4.0
 _COST_OPEN: Final = 12.0
 _LIKELY_COST_MAX: Final = 8.0
 HOLE: Final = "its vector has zeros as if a part of it was never written"
-_PROGRESS_RECORDS: Final = 4096
 
 
 class Walk:
@@ -65,12 +64,13 @@ class Walk:
         self._file = file
         self._run = 0
         self._walked = Walked()
+        self._plain = PlainRecords(data, marks, reader)
 
     def run(self, progress: Callable[[int], None] | None = None) -> Walked:
         """Walk to the end. progress: called with the bytes done, now and then."""
         at = 0
         while at < self._used:
-            at = self._plain(at)
+            at = self._take_plain(at)
             if at >= self._used:
                 break
             found = self._record(at, is_expected=True)
@@ -83,44 +83,12 @@ class Walk:
                 progress(at)
         return self._walked
 
-    def _plain(self, at: int) -> int:
-        """Take records without a length for as long as all is well; return where that ends.
-
-        All is well: two whole markers with nothing in question between them. It is the inner loop
-        of an import; `_record` reads everything.
-        """
-        data, used, fast = self._data, self._used, self._reader.fast
-        tag_offset, dimension = self._marks.vector_end, self._marks.dimension_bytes
-        take, started = self._walked.records.append, at
-        size = self._marks.size
-        for _ in range(_PROGRESS_RECORDS):
-            tag_at = at + tag_offset
-            if tag_at >= used or data[at : at + 8] != SIXTEEN:
-                break
-            if data[at + 24 : at + HEAD_SIZE] != dimension or data[tag_at] > 1:
-                break
-            json = b""
-            if data[tag_at]:
-                end = data.find(dimension, tag_at + HEAD_SIZE, size) - 24
-                while end > 0 and data[end : end + 8] != SIXTEEN:
-                    end = data.find(dimension, end + 25, size) - 24
-                if not tag_at + 8 < end <= tag_at + METADATA_BYTES_MAX:
-                    break
-                found = fast(data[tag_at + 1 : end])  # type: ignore[arg-type]  # a map gives bytes
-                if found is None:
-                    break
-                json = found
-            else:
-                end = tag_at + 1
-            if plausible.may_have_hole(data, at + HEAD_SIZE, tag_at):
-                break
-            if data[end : end + 8] != SIXTEEN or data[end + 24 : end + HEAD_SIZE] != dimension:
-                break
-            encoding = "untagged" if json else ""
-            take(Found(at, at + HEAD_SIZE, end, json, RAW, encoding, self._run))
-            at = end
-        self._walked.bytes_good += at - started
-        return at
+    def _take_plain(self, at: int) -> int:
+        """Take records in which nothing is in question; return where that ends."""
+        found, end = self._plain.take(at, self._used, self._run)
+        self._walked.records += found
+        self._walked.bytes_good += end - at
+        return end
 
     def _take(self, found: Found) -> None:
         found.run = self._run
