@@ -127,10 +127,12 @@ class Nearest:
         if self._count * self.schema.vector_bytes <= _EXACT_BYTES:
             few = "live" if self.matching is None else "matching"
             return index, None, f"only {self._count} {few} rows are in the index"
+        assert self._live is not None
         share = self._count / max(index.codes.count, 1)
         effort = wanted.effort(
-            index.curve, index.codes.lists, 1.0 if self.matching is None else min(1.0, share)
-        )
+            index.curve, index.codes.lists, 1.0 if self.matching is None else min(1.0, share),
+            self._live.count / max(index.trained_rows, 1),
+        )  # fmt: skip
         if effort is None:
             return None, None, "the index was not seen to find as much as is asked for"
         if self.matching is not None and effort.depth * 2 >= self._count:

@@ -63,23 +63,25 @@ class Curve:
 
     efforts: tuple[Effort, ...]
 
-    def at(self, recall: float) -> Effort | None:
+    def at(self, recall: float, growth: float = 1.0) -> Effort | None:
         """Return the cheapest effort that found this much, with some in reserve.
 
-        Without reserve if none has it; None if none found this much.
+        growth: times as many rows as when it was tuned: what those before missed, new ones, of
+        which the lists know nothing, may miss as many times. Without reserve if none has it; None
+        if none found this much.
         """
-        wanted = recall + (1.0 - recall) * _SAFETY
+        wanted = 1.0 - (1.0 - recall) * (1.0 - _SAFETY) / max(1.0, growth)
         for effort in self.efforts:
             if effort.recall >= wanted:
                 return effort
         return self.efforts[-1] if self.efforts[-1].recall >= recall else None
 
-    def at_ef(self, ef_search: int) -> Effort:
+    def at_ef(self, ef_search: int, growth: float = 1.0) -> Effort:
         """Return the effort for an `ef_search`, which measures at least so many rows.
 
         It aims at recall 1 - 0.8 ef^-0.75, which is about what graphs reach with it.
         """
-        effort = self.at(1.0 - 0.8 * ef_search**-0.75) or self.efforts[-1]
+        effort = self.at(1.0 - 0.8 * ef_search**-0.75, growth) or self.efforts[-1]
         return Effort(effort.probes, max(effort.depth, ef_search), effort.recall)
 
 
@@ -101,13 +103,17 @@ class Aim:
         wanted = self.default_recall if self.recall is None else self.recall
         return self.ef_search is None and wanted >= 1.0
 
-    def effort(self, curve: Curve, lists: int, share: float) -> Effort | None:
-        """Return what it takes among this share of the rows of an index; None: it cannot do it."""
+    def effort(self, curve: Curve, lists: int, share: float, growth: float = 1.0) -> Effort | None:
+        """Return what it takes among this share of the rows of an index; None: it cannot do it.
+
+        growth: times as many rows as when it was tuned.
+        """
         effort: Effort | None
         if self.ef_search is not None:
-            effort = curve.at_ef(self.ef_search)
+            effort = curve.at_ef(self.ef_search, growth)
         else:
-            effort = curve.at(self.default_recall if self.recall is None else self.recall)
+            recall = self.default_recall if self.recall is None else self.recall
+            effort = curve.at(recall, growth)
         if effort is None:
             return None
         return effort.for_limit(self.count, lists).for_share(share, lists)
