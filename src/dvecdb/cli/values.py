@@ -11,6 +11,7 @@ import msgspec
 import numpy as np
 
 from dvecdb.cli.app import UsageError
+from dvecdb.cli.reading.pipe import interruptible
 from dvecdb.errors import Code, InvalidRequestError
 
 if TYPE_CHECKING:
@@ -106,7 +107,7 @@ def parse_vector(text: str) -> Any:
     if text.lstrip().startswith("["):
         return _numbers(text, "the vector")
     if text == "-":
-        return _numbers(sys.stdin.read(), "stdin")
+        return _numbers(_stdin().decode(errors="replace"), "stdin")
     path = Path(text)
     if path.suffix == ".npy":
         try:
@@ -115,6 +116,11 @@ def parse_vector(text: str) -> Any:
             raise _bad(f"{path}: {error}") from None
         return found[0] if found.ndim == 2 and len(found) == 1 else found
     return _numbers(path.read_text(errors="replace"), str(path))
+
+
+def _stdin() -> bytes:
+    with interruptible(sys.stdin.buffer) as file:
+        return file.read()
 
 
 def _numbers(text: str, where: str) -> list[float]:
@@ -131,7 +137,7 @@ def read_ids(path: Path) -> list[str]:
         OSError: the file cannot be read.
         InvalidRequestError: `invalid-argument`, not text.
     """
-    data = sys.stdin.buffer.read() if str(path) == "-" else path.read_bytes()
+    data = _stdin() if str(path) == "-" else path.read_bytes()
     try:
         return [parse_id(line.decode()) for line in data.split(b"\n") if line.strip()]
     except UnicodeDecodeError as error:
