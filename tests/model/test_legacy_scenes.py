@@ -145,12 +145,29 @@ SURVIVED = [
     ("b0-plain", 2, "hole", "a vector with a hole wins over the one in the log"),
     ("c0-updated", 4, "hole", "a vector with a hole wins over the version before"),
     ("a0-zombie", 0, "vector", "a flipped vector makes a deleted row newer than its deletion"),
+    ("a2-updated", 370011399, "tag", "a record with a wrong tag is taken for its neighbour's text"),
+    ("b0-head-overwritten", 4005655884, "prefix", "a wrong length wins over metadata in no doubt"),
+    ("c0-replayed-behind", 3607564414, "hole", "a hole is taken for an older run's beginning"),
+    ("b1-replayed-behind", 2494614936, "hole", "a damaged record is taken for an older one's rest"),
+    ("a4-then-c0-offset-20", 3519356806, "hole", "a vector that ends in a hole is believed"),
+    ("a4-then-c0-offset-20", 615802334, "vector", "zeros are taken for a length, and read badly"),
+    ("a0-updated", 2072191466, "metadata", "a flipped bit makes all that follows an older run"),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize(("name", "seed", "kind", "why"), SURVIVED)
 def test_damage_that_was_once_too_much(name, seed, kind, why, tmp_path):
     assert judged(damaged(name, seed, kind), tmp_path) == [], why
+
+
+def test_versions_that_bytes_between_them_put_in_question_are_in_doubt(tmp_path):
+    scene = damaged("a0-head-with-the-same-ids", 487521631, "prefix")
+    scene.write_to(tmp_path, zeros=600)
+    found = read(tmp_path, scene.truth().dimension, collection=NAME, use_log=False)
+    wrong = {item.id for item in judge(scene.truth(use_log=False), found)}
+    doubted = {item.id for item in found.report.doubtful if "newest" in item.text}
+    assert wrong
+    assert wrong <= doubted
 
 
 def test_text_that_looks_like_the_head_of_a_record_is_none(tmp_path):

@@ -187,9 +187,10 @@ class _Merge:
         self._choice = choice
         self._reader = reader
         self._size = 4 * dimension
+        self._unclear: list[int] = []
 
     def rows(self, walked: Walked, report: ImportReport) -> list[Row]:
-        records = walked.records
+        records, self._unclear = walked.records, walked.unclear
         if any(item.run or item.framing == PREFIXED for item in records):
             records = sorted(records, key=turn)  # and else in the order of the file
         keys = self._identifiers(records)
@@ -308,6 +309,11 @@ class _Merge:
             before = _row_of(key, versions[-2])
             if fills_holes(self._vector(newest), self._vector(before)):
                 return before
+        begin, end = min(item.start for item in versions), versions[-1].start
+        if any(begin < at < end for at in self._unclear):
+            file = self._source.vectors.name if self._source.vectors is not None else ""
+            text = "which of its versions is the newest: bytes between them may begin an older run"
+            newest.doubts += (Doubt(file=file, offset=end, why="ambiguous", text=text),)
         return newest
 
     def _same(self, one: Row, other: Row) -> bool:

@@ -50,9 +50,13 @@ def turn(found: Found) -> int:
 
 @dataclass(slots=True)
 class Walked:
-    """What a walk found. bytes_good: of whole records."""
+    """What a walk found. bytes_good: of whole records.
+
+    unclear: where an older run may begin, so that what lies before would be newer.
+    """
 
     records: list[Found] = field(default_factory=list)
+    unclear: list[int] = field(default_factory=list)
     lost: list[Lost] = field(default_factory=list)
     bytes_good: int = 0
 

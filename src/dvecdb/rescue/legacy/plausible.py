@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from dvecdb.media.files import Mapped
 
 _HOLE_BYTES_MIN: Final = 256
+_ZEROS_MIN: Final = 16
 _LIKELY_SHARE: Final = 0.9
 _LEAST, _MOST = 1e-6, 1e4
 
@@ -47,10 +48,11 @@ def fills_holes(stored: bytes, other: bytes) -> bool:
 def is_hole(piece: bytes, *, has_beginning: bool) -> bool:
     """Tell whether zeros took what is lost, rather than that it is an older record's rest.
 
-    has_beginning: it begins with a record's marker. A hole begins in a record, or with zeros.
+    has_beginning: it begins with a record's marker. A hole begins in a record, or with zeros. A few
+    zeros alone are a number's end.
     """
     if not piece.strip(b"\0"):
-        return True
+        return len(piece) >= _ZEROS_MIN
     return bytes(_HOLE_BYTES_MIN) in piece and (has_beginning or piece[:8] == bytes(8))
 
 

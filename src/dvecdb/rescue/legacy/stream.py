@@ -47,6 +47,7 @@ _OPEN_BYTES_MAX: Final = 16 * 1024
 _COST_HALF: Final = 4.0
 _COST_OPEN: Final = 12.0
 _LIKELY_COST_MAX: Final = 8.0
+_BLANK_BYTES_MIN: Final = 32
 HOLE: Final = "its vector has zeros as if a part of it was never written"
 
 
@@ -167,13 +168,13 @@ class Walk:
 
     def _is_padded(self, body: int, tag_at: int, extent: Extent) -> bool:
         """Tell whether the record runs into zeros that were never written, or were lost."""
-        if self._data[tag_at] != 0 or self._data[tag_at - 4 : tag_at] != bytes(4):
+        if self._data[tag_at] != 0 or self._data[tag_at - 2 : tag_at] != bytes(2):
             return False
         if self._is_followed(extent.end) and extent.end < self._used:
             return False
         begin = plausible.zeros_begin(self._data, body + HEAD_SIZE, tag_at)
         if extent.end < self._used:  # zeros, and then something that is no record
-            return tag_at - begin >= 4
+            return tag_at - begin >= 2  # a number that ends so is as good as none
         page = -(-begin // 4096) * 4096
         return page - begin < 4 and page < tag_at
 
@@ -226,6 +227,11 @@ class Walk:
             return Extent(end, b"")
         if tag == 1 and is_possible:
             found = self._told(tag_at, end)
+            if found is not None and found.why is not None and not self._is_length(end):
+                other = self._exact_untagged(tag_at + 1)
+                if other is not None and other.why is None:
+                    other.why, other.text = "repaired", f"its length said {length}"
+                    return other
             if found is not None:
                 return found
         if is_possible and self._is_followed(end) and not self._has_marker(tag_at, end):
@@ -235,6 +241,8 @@ class Walk:
                 found.raw = (tag_at, end)
                 return found
             likely_end = end
+        if likely_end is not None and self._is_length(likely_end):
+            return self._metadata_lost(tag_at, likely_end)
         if tag == 0 and self._is_followed(tag_at + 1):
             found = Extent(tag_at + 1, b"")
         else:
@@ -286,10 +294,12 @@ class Walk:
         """Return untagged metadata that ends where a record begins, or the file's content."""
         bodies = self._marks.bodies_after(begin)
         for body in bodies[:2]:
-            for end in self._ends_before(body):
-                found = self._ends_at(begin, end)
-                if found is not None:
-                    return found
+            read = (self._ends_at(begin, end) for end in self._ends_before(body))
+            found = [item for item in read if item is not None]
+            if found:
+                return min(found, key=lambda item: item.why is not None)
+            if not self._is_imitation(body):
+                return None  # nothing goes on behind a record
         return None if bodies else self._last(begin)
 
     def _ends_before(self, body: int) -> list[int]:
@@ -297,12 +307,16 @@ class Walk:
         if body < PREFIX_SIZE:
             return [body]
         records = self._walked.records
-        (length,) = u32(self._data, body - PREFIX_SIZE)
-        least = self._marks.vector_end + 1
-        has_prefix = least <= length < least + METADATA_BYTES_MAX
-        if has_prefix or (records and records[-1].framing == PREFIXED):
+        is_told = self._is_length(body - PREFIX_SIZE)
+        if is_told or (records and records[-1].framing == PREFIXED):
             return [body - PREFIX_SIZE, body]
         return [body, body - PREFIX_SIZE]
+
+    def _is_length(self, at: int) -> bool:
+        """Tell whether the length of a record may be at `at`, and the record behind it."""
+        if not self._marks.is_whole(at + PREFIX_SIZE):
+            return False
+        return bool(0 < u32(self._data, at)[0] - self._marks.vector_end <= METADATA_BYTES_MAX)
 
     def _untagged(self, begin: int) -> Extent | None:
         """Return untagged metadata of a record without a length.
@@ -338,12 +352,12 @@ class Walk:
         return None if further else self._last(begin)
 
     def _is_imitation(self, body: int) -> bool:
-        """Tell whether a marker is more likely text, or anything else, than a record's."""
-        tag_at = body + self._marks.vector_end
-        if tag_at >= self._size:
+        """Tell whether a marker is more likely text, or anything else, than a record's.
+
+        Its tag does not tell: that may be what is damaged.
+        """
+        if body + self._marks.vector_end >= self._size:
             return False  # the last one, cut off
-        if self._data[tag_at] > 1:
-            return True
         size = self._marks.vector_end - HEAD_SIZE
         return not plausible.is_likely_vector(self._data, body + HEAD_SIZE, size)
 
@@ -418,11 +432,17 @@ class Walk:
             and (item := self._record(start, is_expected=False)) is not None
             and self._is_credible(item)
         ]
-        return min(
-            found,
-            key=lambda item: (length_misfit(self._data, item), len(item.doubts)),
-            default=None,
-        )
+        return min(found, key=lambda item: (self._misfit(item), len(item.doubts)), default=None)
+
+    def _misfit(self, found: Found) -> int:
+        """Return how ill the length before a record fits, as `length_misfit`.
+
+        None at all fits only where the next one has one.
+        """
+        is_none = found.framing == PREFIXED and not u32(self._data, found.start)[0]
+        if is_none and found.end < self._used and not self._is_length(found.end):
+            return 2
+        return length_misfit(self._data, found)
 
     def _is_credible(self, found: Found) -> bool:
         """Tell whether a record that no other led to is one."""
@@ -436,8 +456,8 @@ class Walk:
 
     def _lose(self, start: int, end: int) -> None:
         piece = bytes(self._data[start : min(end, start + METADATA_BYTES_MAX)])
-        is_half = self._marks.is_half
-        if plausible.is_hole(piece, has_beginning=is_half(start) or is_half(start + PREFIX_SIZE)):
+        has_beginning = self._has_beginning(start)
+        if plausible.is_hole(piece, has_beginning=has_beginning) or self._is_blank(piece):
             why = "zeros where records were: pages that never reached the disk"
         elif self._is_torn(start, end):
             why = "the rest of an older record whose beginning was overwritten"
@@ -445,6 +465,18 @@ class Walk:
         else:
             why = "damaged: no record can be told here"
         self._walked.lost.append(Lost(self._file, start, end, why))
+
+    def _has_beginning(self, start: int) -> bool:
+        """Tell whether half a marker, or a whole one, is where a record would have it."""
+        return self._marks.is_half(start) or self._marks.is_half(start + PREFIX_SIZE)
+
+    def _is_blank(self, piece: bytes) -> bool:
+        """Tell whether something begins with more zeros than records of this file have."""
+        records, size = self._walked.records, self._marks.vector_end - HEAD_SIZE
+        if not records or not piece.startswith(bytes(_BLANK_BYTES_MIN)):
+            return False
+        vector = records[-1].vector
+        return not plausible.may_have_hole(self._data, vector, vector + size)
 
     def _is_torn(self, start: int, end: int) -> bool:
         """Tell whether a whole run ended at `start`, inside an older record that ends at `end`."""
@@ -455,7 +487,10 @@ class Walk:
         if lost or records[-1].open_cost > _LIKELY_COST_MAX:
             return False
         largest = max(item.end - item.start for item in records[-64:])
-        return end - start < largest + _OPEN_BYTES_MAX and not self._marks.is_half(start)
+        if records[-1].doubts and end - records[-1].start <= largest:
+            self._walked.unclear.append(start)
+            return False  # all of it may be one record, which was not read to its end
+        return end - start < largest + _OPEN_BYTES_MAX and not self._has_beginning(start)
 
     def _end_lost(self, at: int) -> int:
         """Note what is lost from `at` to the end of the content."""
