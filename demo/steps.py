@@ -47,7 +47,7 @@ _SERVICE_DIES_AT: Final = 0.25
 _JOB_DIES_AT: Final = 0.55
 _DOWN_SECONDS: Final = 1.0
 _MANY_ROWS: Final = 20_000
-_EMBED_SECONDS: Final = 4.0
+_EMBED_SECONDS: Final = 6.0
 _WIDTH: Final = 80
 _PROGRESS: Final = re.compile(r"^\w+: [\d,]+/[\d,]+ rows")
 _TOKENS: Final = re.compile(r", [\d,]+ tokens")
@@ -204,6 +204,8 @@ class Tour:
         with self.world.connect() as database:
             while run.pid is not None:
                 done = _durable_rows(database)
+                if done >= len(self.told.records):
+                    break
                 if done >= wanted:
                     return done
                 time.sleep(_POLL_SECONDS)

@@ -72,24 +72,29 @@ class Service:
     """
 
     def __init__(self, model: str, directory: Path, signals: Signals) -> None:
-        self._arguments = ["embedding-service", "--model", model, "--allow-faults", "--port"]
+        self._arguments = ["embedding-service", "--model", model, "--allow-faults"]
         log = directory / f"{model}.log"
         name = f"the embedding service ({model})"
-        self.program = Program(name, [*self._arguments, "0"], log, signals)
+        self.program = Program(name, self._arguments, log, signals)
         self.paid: Counter[str] = Counter()
         self.url = ""
         self.slow_ms = 0
 
+    def begin(self) -> None:
+        """Start it, as slow as it is to be from its first answer on."""
+        slow = ["--faults", f"slow_ms={self.slow_ms}"] if self.slow_ms else []
+        port = self.url.rpartition(":")[2] or "0"
+        self.program.arguments = [*self._arguments, *slow, "--port", port]
+        self.program.start()
+
     def start(self) -> None:
         """Start it, and wait until it answers. Raises `TourError`."""
-        self.program.start()
+        self.begin()
         self.wait()
 
     def wait(self) -> None:
         """Wait until it answers. Raises `TourError`."""
         self.url = self.program.await_line(_SERVICE_READY)[1]
-        self.program.arguments = [*self._arguments, self.url.rpartition(":")[2]]
-        ask(f"{self.url}/faults", {"slow_ms": self.slow_ms})
 
     def fail(self) -> None:
         """Let every request fail from now on: 500."""
@@ -209,9 +214,13 @@ class World:
 
     def start_services(self) -> None:
         """Start both embedding services and dvecdb. Raises `TourError`."""
-        for program in (self.fast.program, self.minilm.program, self.server):
+        for program, begin in (
+            (self.fast.program, self.fast.begin),
+            (self.minilm.program, self.minilm.begin),
+            (self.server, self.server.start),
+        ):
             self._stack.callback(program.stop)
-            program.start()
+            begin()
         self.fast.wait()
         self.minilm.wait()
         address = self.server.await_line(_SERVER_READY)[1]

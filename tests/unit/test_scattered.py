@@ -141,9 +141,11 @@ def test_rows_in_another_order_or_of_another_type_are_not_taken():
 
 @pytest.fixture
 def unloaded():
-    compiled.compiled.cache_clear()
+    for kept in (compiled.library, compiled.compiled):
+        kept.cache_clear()
     yield
-    compiled.compiled.cache_clear()
+    for kept in (compiled.library, compiled.compiled):
+        kept.cache_clear()
 
 
 @pytest.mark.usefixtures("unloaded")
