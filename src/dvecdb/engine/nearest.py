@@ -229,7 +229,7 @@ class Nearest:
     ) -> tuple[Measured, int]:
         """Return the nearest candidates of an index, and how many of its lists were probed."""
         share = self._count / max(index.codes.count, 1)
-        points = index.codes.space.query_point(measuring.asked.query)
+        query = measuring.asked.query
         self.lap("plan")
         bits, sifted, depth, probes = None, None, effort.depth, effort.probes
         if share < _SIFTED_SHARE_MIN:
@@ -238,10 +238,11 @@ class Nearest:
             sifted, depth = self._allowed, int(_SPARE_DEPTH * depth / share) + 8
         enough = min(effort.depth, self._count)
         if measuring.located is not None and self.now_ns is None:  # else to time the two apart
-            scan = index.codes.scan(points, probes, depth, bits)
+            scan = index.codes.scan(row_length(query), probes, depth, bits)
             found = None if scan is None else measuring.by(scan, sifted, effort.depth, enough)
             if found is not None:
                 return found, probes
+        points = index.codes.space.query_points(query[None])
         while True:
             places = index.codes.search(points, probes, depth, bits)[0][0]
             candidates = places if len(places) and places[-1] >= 0 else places[places >= 0]

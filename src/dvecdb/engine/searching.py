@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
 import os
-import threading
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
@@ -23,7 +20,7 @@ from dvecdb.search.ivf import use_threads, using_threads
 from dvecdb.search.vectors import check_query
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     import numpy.typing as npt
 
@@ -36,33 +33,6 @@ if TYPE_CHECKING:
 
 _decode = msgspec.json.Decoder().decode
 
-
-class Turns:
-    """So many at a time: more would only have the interpreter back and forth between them."""
-
-    def __init__(self, count: int) -> None:
-        self._count = count
-        self.begin()
-
-    def begin(self) -> None:
-        """Forget who has a turn: in a process that was forked, those threads are not."""
-        self._locks = [threading.Lock() for _ in range(self._count)]
-        self._next = itertools.cycle(self._locks)
-
-    @contextmanager
-    def turn(self) -> Iterator[None]:
-        """Wait for a turn, and have it.
-
-        A lock that is free is only tried for by `with`, which no signal leaves half-done.
-        """
-        lock = next((lock for lock in self._locks if not lock.locked()), None)
-        with lock if lock is not None else next(self._next):
-            yield
-
-
-_TURNS_EACH: Final = 2  # processor: one is searched for while the other waits
-_turns: Final = Turns(_TURNS_EACH * (os.cpu_count() or 1))
-os.register_at_fork(after_in_child=_turns.begin)
 _FEW_QUERIES: Final = 4  # up to so many a batch is done by the caller's thread
 
 
@@ -116,7 +86,7 @@ class Searching:
         )
         if self.index is None or effort.is_exact:
             return self._hits_for(nearest, vector, wanted, effort)
-        with _turns.turn(), using_threads(1):  # to call others costs more than they would do
+        with using_threads(1):  # to call others costs more than they would do
             return self._hits_for(nearest, vector, wanted, effort)
 
     def _hits_for(

@@ -30,13 +30,13 @@ _NUMBER_OF_METRIC: Final = {metric: number for number, metric in enumerate(_METR
 _NUMBER_OF_TYPE: Final = {kind.dtype: number for number, kind in enumerate(_TYPES)}
 _POINTER, _NUMBER = ctypes.c_void_p, ctypes.c_int64
 _NEAREST: Final[Any] = [
-    ctypes.c_int, ctypes.c_int, _POINTER, _NUMBER, _POINTER, _NUMBER, _POINTER, _NUMBER,
-    ctypes.c_double, _NUMBER, _POINTER, _POINTER,
+    ctypes.c_int, ctypes.c_int, _POINTER, _NUMBER, _POINTER, _NUMBER, _POINTER, _POINTER, _NUMBER,
+    _NUMBER, _POINTER, _POINTER,
 ]  # fmt: skip
 _SEARCH: Final[Any] = [
-    _POINTER, _POINTER, _POINTER, _NUMBER, _POINTER, _POINTER, _POINTER, _POINTER, _NUMBER,
-    _POINTER, ctypes.c_int, ctypes.c_int, _POINTER, _NUMBER, _POINTER, _NUMBER, ctypes.c_double,
-    _NUMBER, _POINTER, _POINTER,
+    _POINTER, _POINTER, _NUMBER, _POINTER, _NUMBER, ctypes.c_double, _NUMBER, _POINTER, _POINTER,
+    _POINTER, _POINTER, _POINTER, _NUMBER, _POINTER, ctypes.c_int, ctypes.c_int, _POINTER, _NUMBER,
+    _POINTER, _POINTER, _NUMBER, _NUMBER, _POINTER, _POINTER,
 ]  # fmt: skip
 _CODE: Final[Any] = [_POINTER, _NUMBER, _NUMBER, _POINTER, _NUMBER, _POINTER]
 _start: Final[Any] = (ctypes.c_char * 0).from_buffer  # in a fifth of the time of `address_of`
@@ -44,14 +44,17 @@ _start: Final[Any] = (ctypes.c_char * 0).from_buffer  # in a fifth of the time o
 
 @dataclass(frozen=True, slots=True)
 class Scan:
-    """How faiss looks for the candidates of one query: addresses, and what they are of.
+    """How faiss looks for the candidates of one query.
 
-    call: of its `search`; point: float32[1, components]; parameters: an object of faiss.
+    call: address of its `search`; indexes: int64[1 or 2], addresses of what it is of; the point
+    that is looked for is the query divided by `divisor`, with zeros up to `components`; depth: how
+    many are found in each; parameters: an object of faiss.
     """
 
     call: int
-    index: int
-    point: npt.NDArray[np.float32]
+    indexes: Numbers
+    components: int
+    divisor: float
     depth: int
     parameters: Any
 
@@ -72,8 +75,8 @@ class Nearest(NamedTuple):
 class Question:
     """What the nearest rows are wanted of: `limit` rows of a stored type, by a metric.
 
-    query: float32[d], finite, not zero for cosine and dot product. Distances are those of
-    `exact_distances`; rows that are not finite are left out.
+    query: float32[d] in C order, finite, not zero for cosine and dot product. Distances are those
+    of `exact_distances`; rows that are not finite are left out.
     """
 
     query: npt.NDArray[np.float32]
@@ -99,12 +102,12 @@ class Compiled:
         """Return the nearest of the rows at places, int64[n]; those below 0 are none."""
         if not (places.flags.carray and places.dtype == np.int64):
             places = np.array(places, np.int64)
-        count = len(places)
-        target, squares, hits, unknown = _room(asked, count)
+        count, query = len(places), asked.query
+        hits, unknown = _room(asked, count)
         found = self._nearest(
             _NUMBER_OF_METRIC[asked.metric], _NUMBER_OF_TYPE[dtype], _start(addresses),
-            len(addresses), _start(places), count, _start(target), len(target), squares, len(hits),
-            _start(hits), _start(unknown),
+            len(addresses), _start(places), count, _start(query), _start(np.empty(len(query))),
+            len(query), len(hits), _start(hits), _start(unknown),
         )  # fmt: skip
         return _nearest(hits, found, unknown, count)
 
@@ -118,15 +121,17 @@ class Compiled:
         wanted: int,
     ) -> Nearest:
         """Return the nearest of the first `wanted` candidates that are allowed: bool by place."""
-        depth = scan.depth
-        target, squares, hits, unknown = _room(asked, min(wanted, depth))
-        seem, places = np.empty(depth, np.float32), np.empty(depth, np.int64)
+        query, room = asked.query, len(scan.indexes) * scan.depth
+        hits, unknown = _room(asked, min(wanted, room))
+        seem, places = np.empty(room, np.float32), np.empty((2, room), np.int64)
+        point, wide = np.empty(scan.components, np.float32), np.empty(len(query))
         candidates = ctypes.c_int64()
         found = self._search(
-            scan.call, scan.index, _start(scan.point), depth, int(scan.parameters.this),
-            _start(seem), _start(places), None if allowed is None else _start(allowed), wanted,
+            scan.call, _start(scan.indexes), len(scan.indexes), _start(point), scan.components,
+            scan.divisor, scan.depth, int(scan.parameters.this), _start(seem), _start(places[0]),
+            None if allowed is None else _start(allowed), _start(places[1]), min(wanted, room),
             ctypes.byref(candidates), _NUMBER_OF_METRIC[asked.metric], _NUMBER_OF_TYPE[dtype],
-            _start(addresses), len(addresses), _start(target), len(target), squares, len(hits),
+            _start(addresses), len(addresses), _start(query), _start(wide), len(query), len(hits),
             _start(hits), _start(unknown),
         )  # fmt: skip
         return _nearest(hits, found, unknown, candidates.value)
@@ -154,12 +159,10 @@ class Compiled:
         return codes
 
 
-def _room(asked: Question, count: int) -> tuple[npt.NDArray[np.float64], float, Distances, Numbers]:
-    """Return the query as float64, the sum of its squares, and room for what is found."""
-    target = asked.query.astype(np.float64)
-    squares = float(np.add.reduce(target * target)) if asked.metric is Metric.COSINE else 0.0
+def _room(asked: Question, count: int) -> tuple[Distances, Numbers]:
+    """Return room for what is found among so many rows."""
     hits = np.empty((max(1, min(asked.limit, count)), 2), np.float64)
-    return target, squares, hits, np.empty(count + 1, np.int64)
+    return hits, np.empty(count + 1, np.int64)
 
 
 def _nearest(hits: Distances, found: int, unknown: Numbers, candidates: int) -> Nearest:

@@ -33,7 +33,7 @@ import numpy as np
 
 from dvecdb.records import Metric
 from dvecdb.search.compiled import Scan, compiled
-from dvecdb.search.kernels import faiss_library, row_length, row_norms
+from dvecdb.search.kernels import faiss_library, row_norms
 from dvecdb.search.packing import put, take
 
 if TYPE_CHECKING:
@@ -127,11 +127,14 @@ class Space:
             return self._widened(queries * (np.float32(self.reach) / lengths)[:, None])
         return self._widened(np.ascontiguousarray(queries, np.float32))
 
-    def query_point(self, query: Points) -> Points:
-        """Return a query [dimension], not longer than `LENGTH_MAX`, as point: [1, components]."""
-        if self.metric is Metric.COSINE:
-            return self._widened((query / np.float32(row_length(query) or 1.0))[None])
-        return self.query_points(query[None])
+    def divisor(self, length: float) -> float:
+        """Return what a query of a length is divided by to be a point, with zeros behind."""
+        match self.metric:
+            case Metric.COSINE:
+                return length or 1.0
+            case Metric.DOT_PRODUCT:
+                return (length or 1.0) / (self.reach or 1.0)
+        return 1.0
 
 
 def lists_for(rows: int, dimension: int) -> int:
@@ -156,7 +159,7 @@ class Coded(NamedTuple):
 class Codes:
     """The codes of `count` rows: immutable. `base` is large and shared, `tail` small or None."""
 
-    __slots__ = ("_base", "_empty", "_parts", "_tail", "count", "lists", "space")
+    __slots__ = ("_addresses", "_base", "_empty", "_parts", "_tail", "count", "lists", "space")
 
     def __init__(self, space: Space, empty: Any, base: Any, tail: Any = None) -> None:
         """Take faiss indexes: a trained one without rows, and such with rows. See `train`."""
@@ -166,6 +169,7 @@ class Codes:
         self._base = base
         self._tail = tail
         self._parts = [part for part in (base, tail) if part is not None and part.ntotal]
+        self._addresses = np.array([int(part.this) for part in self._parts], np.int64)
         self.count = sum(int(part.ntotal) for part in self._parts)
 
     @classmethod
@@ -269,14 +273,18 @@ class Codes:
         return np.take_along_axis(numbers, order, 1), np.take_along_axis(distances, order, 1)
 
     def scan(
-        self, points: Points, probes: int, depth: int, allowed: npt.NDArray[np.uint8] | None = None
+        self, length: float, probes: int, depth: int, allowed: npt.NDArray[np.uint8] | None = None
     ) -> Scan | None:
-        """Return how `search` of one query is done by addresses, None if that is not enough."""
+        """Return how `search` is done by addresses for a query of a length, None if it cannot be.
+
+        length: at most `LENGTH_MAX`; the query itself is given where it is done.
+        """
         call = _search_address()
-        if call is None or len(self._parts) != 1:
+        if call is None or not self._parts:
             return None
         parameters = _parameters_for(min(probes, self.lists), allowed)
-        return Scan(call, int(self._parts[0].this), points, depth, parameters)
+        divisor = self.space.divisor(length)
+        return Scan(call, self._addresses, self.space.components, divisor, depth, parameters)
 
     def base_bytes(self) -> npt.NDArray[np.uint8]:
         """Return the base in a form that `from_bytes` takes: uint8[n]."""

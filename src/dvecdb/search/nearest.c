@@ -157,16 +157,26 @@ static int is_place(int64_t place, int64_t places_end) {
     return place >= 0 && place < places_end;
 }
 
-/* Find the nearest of the rows at `places`, by (distance, place); return how many there are.
- *
- * addresses: of the rows, by place, `places_end` of them; 0 where it is not known. Places below 0
- * are none. nearest: room for `limit`, 1 or more. unknown: room for `count` and one: first how many
- * rows have no address, then their places. Rows that are not finite are left out.
- */
-int64_t dvecdb_nearest(int metric, int type, const char *const *addresses, int64_t places_end,
-                       const int64_t *places, int64_t count, const double *query,
-                       int64_t dimension, double query_squares, int64_t limit, Hit *nearest,
-                       int64_t *unknown) {
+/* What the nearest rows are wanted of. query: of the caller; wide: the same as doubles, filled in
+ * here; squares: the sum of theirs, for cosine. */
+typedef struct {
+    const float *query;
+    double *wide;
+    int64_t dimension;
+    double squares;
+} Target;
+
+static TARGET Target target_of(const float *query, double *wide, int64_t dimension, int metric) {
+    Target target = {query, wide, dimension, 0.0};
+    for (int64_t at = 0; at < dimension; at++) wide[at] = query[at];
+    if (metric == COSINE)
+        target.squares = sums_cosine_float32((const char *)query, wide, 0, dimension, 0).squares;
+    return target;
+}
+
+static int64_t nearest_of(int metric, int type, const char *const *addresses, int64_t places_end,
+                          const int64_t *places, int64_t count, const Target *target,
+                          int64_t limit, Hit *nearest, int64_t *unknown) {
     Measure *const measure = measures[type][metric];
     int64_t found = 0, strangers = 0;
     for (int64_t at = 0; at < count; at++) {
@@ -178,7 +188,8 @@ int64_t dvecdb_nearest(int metric, int type, const char *const *addresses, int64
             continue;
         }
         const char *next = is_place(soon, places_end) ? addresses[soon] : 0;
-        const Hit hit = {measure(row, query, dimension, query_squares, next), place};
+        const Hit hit = {measure(row, target->wide, target->dimension, target->squares, next),
+                         place};
         if (hit.distance - hit.distance != 0.0) continue; /* NaN or infinite */
         if (found < limit) {
             nearest[found++] = hit;
@@ -196,29 +207,59 @@ int64_t dvecdb_nearest(int metric, int type, const char *const *addresses, int64
     return found;
 }
 
-/* Let faiss look for candidates, and find the nearest of them: as `dvecdb_nearest` does.
+/* Find the nearest of the rows at `places`, by (distance, place); return how many there are.
  *
- * scan: its `search` of an index, a member function. distances, places: room for `depth`. allowed:
- * which rows may be found, by place, or 0 for all. Of those, the first `wanted` are measured;
- * candidates: how many there were, up to that.
+ * addresses: of the rows, by place, `places_end` of them; 0 where it is not known. Places below 0
+ * are none. wide: room for `dimension`. nearest: room for `limit`, 1 or more. unknown: room for
+ * `count` and one: first how many rows have no address, then their places. Rows that are not finite
+ * are left out.
+ */
+int64_t dvecdb_nearest(int metric, int type, const char *const *addresses, int64_t places_end,
+                       const int64_t *places, int64_t count, const float *query, double *wide,
+                       int64_t dimension, int64_t limit, Hit *nearest, int64_t *unknown) {
+    const Target target = target_of(query, wide, dimension, metric);
+    return nearest_of(metric, type, addresses, places_end, places, count, &target, limit, nearest,
+                      unknown);
+}
+
+/* Let faiss look for candidates in one or two indexes, and find the nearest of them.
+ *
+ * scan: its `search` of an index, a member function. The point that is looked for is made here: the
+ * query divided by `divisor`, and zeros up to `components`. distances, places: room for `depth` of
+ * each index, nearest first. chosen: room for `wanted`: the places of the first that are allowed
+ * (by place; 0: all are). candidates: how many those were. All else as `dvecdb_nearest`.
  */
 typedef void Scan(const void *index, int64_t queries, const float *points, int64_t depth,
                   float *distances, int64_t *places, const void *parameters);
 
-int64_t dvecdb_search(Scan *scan, const void *index, const float *point, int64_t depth,
-                      const void *parameters, float *distances, int64_t *places,
-                      const uint8_t *allowed, int64_t wanted, int64_t *candidates, int metric,
-                      int type, const char *const *addresses, int64_t places_end,
-                      const double *query, int64_t dimension, double query_squares, int64_t limit,
-                      Hit *nearest, int64_t *unknown) {
-    int64_t count = 0;
-    scan(index, 1, point, depth, distances, places, parameters);
-    for (int64_t at = 0; at < depth && count < wanted; at++)
-        if (is_place(places[at], places_end) && (!allowed || allowed[places[at]]))
-            places[count++] = places[at];
-    *candidates = count;
-    return dvecdb_nearest(metric, type, addresses, places_end, places, count, query, dimension,
-                          query_squares, limit, nearest, unknown);
+int64_t dvecdb_search(Scan *scan, const void *const *indexes, int64_t count, float *point,
+                      int64_t components, double divisor, int64_t depth, const void *parameters,
+                      float *distances, int64_t *places, const uint8_t *allowed, int64_t *chosen,
+                      int64_t wanted, int64_t *candidates, int metric, int type,
+                      const char *const *addresses, int64_t places_end, const float *query,
+                      double *wide, int64_t dimension, int64_t limit, Hit *nearest,
+                      int64_t *unknown) {
+    const Target target = target_of(query, wide, dimension, metric);
+    for (int64_t at = 0; at < components; at++)
+        point[at] = at < dimension ? (float)(wide[at] / divisor) : 0.0f;
+    for (int64_t index = 0; index < count; index++)
+        scan(indexes[index], 1, point, depth, distances + index * depth, places + index * depth,
+             parameters);
+    int64_t found = 0, next[2] = {0, depth};
+    const int64_t ends[2] = {depth, count * depth};
+    while (found < wanted) { /* the next of both, the first index's if they seem as near */
+        int from = -1;
+        for (int index = 0; index < count; index++) {
+            if (next[index] >= ends[index] || !is_place(places[next[index]], places_end)) continue;
+            if (from < 0 || distances[next[index]] < distances[next[from]]) from = index;
+        }
+        if (from < 0) break;
+        const int64_t place = places[next[from]++];
+        if (!allowed || allowed[place]) chosen[found++] = place;
+    }
+    *candidates = found;
+    return nearest_of(metric, type, addresses, places_end, chosen, found, &target, limit, nearest,
+                      unknown);
 }
 
 /* Tell whether this processor has the instructions that the functions above were made of. */
