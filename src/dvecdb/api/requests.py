@@ -11,6 +11,7 @@ import msgspec
 from dvecdb.errors import Code, InvalidRequestError
 from dvecdb.wire.bodies import Nothing
 from dvecdb.wire.codec import Format, convert, decode
+from dvecdb.wire.numbers import read_request
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -69,7 +70,8 @@ def read_body(endpoint: Endpoint, headers: Mapping[str, str], body: bytes) -> An
             f"send one of {', '.join(taken)}",
             taken=taken,
         )
-    return decode(body, kind, form)
+    request = read_request(kind, body) if form is Format.JSON else None
+    return decode(body, kind, form) if request is None else request
 
 
 @cache

@@ -4,10 +4,9 @@
     MessagePack  a list of numbers, or bytes of little-endian float32
     octets     little-endian float32 and nothing else, row-major
 
-A `Matrix` is a list of these, or the same bytes of n x dimension numbers. msgspec decodes JSON
-numbers straight into `list[float]` (one pass, null and text refused by path) and base64 or bytes
-into `bytes`; `numpy.array` of such a list is the rest of the cost. `numpy.fromstring`, a raw slice
-decoded later and `json` were slower, by two to ten times.
+A `Matrix` is a list of these, or the same bytes of n x dimension numbers. msgspec decodes base64 or
+bytes into `bytes`, and numbers into `list[float]` (null and text are refused by path); those of
+requests in JSON are arrays already, see `wire.numbers`.
 """
 
 from __future__ import annotations
@@ -29,14 +28,17 @@ Matrix = list[Vector] | bytes
 FLOAT32 = np.dtype("<f4")
 
 
-def vector_of(value: Vector, where: str = "vector") -> npt.NDArray[Any]:
+def vector_of(value: Vector | npt.NDArray[np.float64], where: str = "vector") -> npt.NDArray[Any]:
     """Return the vector of a message: float64[n] of a list, float32[n] of bytes (not a copy).
 
-    Values are not checked: the engine refuses those that are not finite or out of range.
+    An array is one that `wire.numbers` read already. Values are not checked: the engine refuses
+    those that are not finite or out of range.
 
     Raises:
         InvalidRequestError: `wrong-dimension`, the bytes are no whole number of float32.
     """
+    if isinstance(value, np.ndarray):
+        return value
     if isinstance(value, list):
         return np.array(value, np.float64)
     if len(value) % FLOAT32.itemsize:
