@@ -9,17 +9,20 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 from weakref import WeakKeyDictionary
 
 import numpy as np
 
 from dvecdb.clock import NANOSECONDS_PER_SECOND
 from dvecdb.engine.located import Located
+from dvecdb.engine.narrowed import Filters
 from dvecdb.engine.rows import live_mask
 from dvecdb.engine.segment import Segment
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import numpy.typing as npt
 
     from dvecdb.clock import Clock
@@ -57,11 +60,16 @@ MatchKey = tuple["Filter", int, int]
 """A filter, an LSN, and the number of rows there were."""
 
 
-class MatchingRows(NamedTuple):
-    """Which places are live and match a filter: bool[places], and how many those are."""
+@dataclass(slots=True)
+class MatchingRows:
+    """Which places are live and match a filter: bool[places], and how many those are.
+
+    bits: see `LiveRows`; made when they are first needed.
+    """
 
     mask: Flags
     total: int
+    bits: npt.NDArray[np.uint8] | None = None
 
 
 @dataclass(slots=True)
@@ -71,7 +79,8 @@ class Index:
     places: the rows by place; codes know them by that. Rows without a code, both int64, rising:
     zeros, for cosine, as far from every query; apart, which are measured each time: they were
     damaged when they should have got one, or are too long for it. apart_before: how many those
-    were when the lists were made. name: of the file, None if only in memory.
+    were when the lists were made. name: of the file, None if only in memory. filters: those that
+    are asked for often.
     """
 
     codes: Codes
@@ -83,6 +92,7 @@ class Index:
     apart: Numbers
     apart_before: int
     name: str | None = None
+    filters: Filters = field(default_factory=Filters)
     _newest: LiveRows | None = None
     _past: dict[int, LiveRows] = field(default_factory=dict)
     _matching: dict[MatchKey, MatchingRows] = field(default_factory=dict)
@@ -236,16 +246,22 @@ class Progress:
         return max(0.0, passed * (self.to_do - self.done) / self.done)
 
 
+def _nobody() -> None:
+    """Wake nobody."""
+
+
 class Indexing:
     """The work on a collection's index. `lock`: who makes one; `changed`: it was published.
 
     wanted_from: the number of rows from which it is looked again whether one is due; is_tended:
     there is a thread for it; is_missed: somebody searched since the last step, or waits for the
-    index; due_ns: since when there is work that was left for later, None if none is.
+    index; due_ns: since when there is work that was left for later, None if none is; wake: tells
+    that thread of work that no commit tells it of.
     """
 
     __slots__ = (
-        "changed", "clock", "due_ns", "is_missed", "is_tended", "lock", "progress", "wanted_from",
+        "changed", "clock", "due_ns", "is_missed", "is_tended", "lock", "progress", "wake",
+        "wanted_from",
     )  # fmt: skip
 
     def __init__(self, clock: Clock) -> None:
@@ -254,5 +270,6 @@ class Indexing:
         self.wanted_from = 0
         self.due_ns: int | None = None
         self.is_tended = self.is_missed = False
+        self.wake: Callable[[], None] = _nobody
         self.clock = clock
         self.progress = Progress(clock)

@@ -184,6 +184,8 @@ def grow(
         codes, index.curve, places, base_end, index.trained_rows,
         np.union1d(index.zeros, zeros), np.union1d(index.apart, apart), index.apart_before, name,
     )  # fmt: skip
+    if base_end == index.base_end:
+        grown.filters = index.filters.with_tail_of(codes)
     located = index.known_located(view)
     if located is not None:
         grown.keep_located(view, located.with_places(places))

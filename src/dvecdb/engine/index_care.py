@@ -28,6 +28,8 @@ from dvecdb.engine.index_build import (
     is_stale,
     is_tail_long,
 )
+from dvecdb.engine.matching import Matching
+from dvecdb.engine.narrowed import SHARE_MAX, Narrowed
 from dvecdb.engine.reclaim import drop_index_files
 from dvecdb.engine.row_range import RowRange
 from dvecdb.engine.storage import write_file
@@ -137,7 +139,28 @@ def _do_what_is_due(store: Store, stopping: Callable[[], bool], *, renew: bool) 
         return _step(store, stopping, anew=True)
     if renew and is_settling_wanted(store) and is_quiet(store):
         return _step(store, stopping, settle=True)
-    return is_index_due(store) and _step(store, stopping)
+    return (is_index_due(store) and _step(store, stopping)) or _narrow(store)
+
+
+def _narrow(store: Store) -> bool:
+    """Make the codes of a filter that is asked for often, if one is."""
+    index, visible = store.index, store.visible
+    where = None if index is None else index.filters.wanted
+    if index is None or where is None or store.stopped is not None:
+        return False
+    index.filters.wanted = None
+    matching = Matching(store.view, where, visible.lsn, visible.row_limit)
+    chosen = np.zeros(index.places.rows, dtype=np.bool_)
+    for source, count in store.view.sources(min(index.row_end, visible.row_limit)):
+        index.put(chosen, source, matching.mask(source, count))
+    inside = chosen[: index.places.count_below(index.base_end)]
+    rows = int(np.count_nonzero(inside))
+    if matching.damaged or rows > SHARE_MAX * len(inside):
+        return False
+    if not index.filters.make_room(rows, len(inside)):
+        return False
+    index.filters.keep(where, Narrowed(index.codes.narrowed(chosen), ~inside, rows))
+    return True
 
 
 def _guarded(store: Store, work: Callable[[], bool]) -> bool | None:

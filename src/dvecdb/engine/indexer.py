@@ -43,9 +43,13 @@ class Indexer:
         if self._asked or (self._left and not store.indexing.is_missed):
             return
         if is_index_due(store) or (not self._looks and is_settling_wanted(store)):
-            with self._wake:
-                self._asked = True
-                self._wake.notify()
+            self.wake()
+
+    def wake(self) -> None:
+        """Let the thread look at once."""
+        with self._wake:
+            self._asked = True
+            self._wake.notify()
 
     def stop(self) -> None:
         """End the thread; what it was making is given up."""
@@ -66,7 +70,7 @@ class Indexer:
                 self._asked = self._left = False
             left = False
             for store in self._stores():
-                store.indexing.is_tended = True
+                store.indexing.is_tended, store.indexing.wake = True, self.wake
                 while not can_wait(store) and tend_index(store, self._is_stopping, renew=True):
                     pass
                 left = left or can_wait(store)

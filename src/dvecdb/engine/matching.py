@@ -45,6 +45,11 @@ class Matching:
         self._damaged: set[int] = set()
 
     @property
+    def is_by_metadata(self) -> bool:
+        """Whether it looks at nothing but metadata, so that it says the same at every LSN."""
+        return not self._by_id
+
+    @property
     def damaged(self) -> list[int]:
         """The live rows met so far that cannot be told, rising."""
         return sorted(self._damaged)

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from dvecdb.engine.segment import Segment
     from dvecdb.records import Schema
     from dvecdb.search.effort import Aim, Effort
+    from dvecdb.search.ivf import Codes
 
     Numbers = npt.NDArray[np.int64]
     Distances = npt.NDArray[np.float64]
@@ -79,10 +80,12 @@ class Nearest:
     explained: Explained | None = None
     _live: LiveRows | None = None
     _allowed: Flags | None = None
+    _found_matching: MatchingRows | None = None
     _bits: npt.NDArray[np.uint8] | None = None
     _count: int = 0
     _masks: dict[int, Flags] = field(default_factory=dict)
     _prepared: bool = False
+    _is_own: bool = False
     _measured: int = 0
     _seconds: dict[str, float] = field(default_factory=dict)
     _mark_ns: int = 0
@@ -162,14 +165,26 @@ class Nearest:
             found = MatchingRows(allowed, int(np.count_nonzero(allowed)))
             if not self.matching.damaged:  # else all have to be named, each time
                 index.keep_matching(key, found)
-        self._allowed, self._count = found
+        self._found_matching, self._allowed, self._count = found, found.mask, found.total
         self.lap("filter")
 
     def _packed(self) -> npt.NDArray[np.uint8] | None:
         """Return which places may be found, as the codes take it; None: all."""
-        if self._bits is None and self._allowed is not None:
-            self._bits = np.packbits(self._allowed, bitorder="little")
-        return self._bits
+        found = self._found_matching
+        if found is None:
+            return self._bits
+        if found.bits is None:
+            found.bits = np.packbits(found.mask, bitorder="little")
+        return found.bits
+
+    def _codes(self, index: Index) -> tuple[Codes, bool]:
+        """Return the codes to look at, and whether they are those of the filter alone."""
+        if self.matching is None or self._allowed is None or not self.matching.is_by_metadata:
+            return index.codes, False
+        own = index.filters.ask(self.matching.where)
+        if own is None or not own.covers((self.lsn, self.row_limit), self._allowed):
+            return index.codes, False
+        return own.codes, True
 
     def _mask(self, source: Segment | Chunk, count: int) -> Flags:
         """Return which of the first rows of a source match: bool[count]."""
@@ -206,6 +221,8 @@ class Nearest:
         """Measure what the index finds, and all that it does not cover."""
         measuring = self._measuring(index, query, wanted)
         found, probes = self._candidates(index, measuring, effort)
+        if self._is_own:
+            why = "the filter is asked for often: its rows have lists of their own"
         damaged, parts = found.damaged, [found[:2]]
         if len(index.zeros):
             zeros = self._allowed_of(index, index.zeros)
@@ -230,21 +247,23 @@ class Nearest:
         """Return the nearest candidates of an index, and how many of its lists were probed."""
         share = self._count / max(index.codes.count, 1)
         query = measuring.asked.query
+        codes, is_own = self._codes(index)
+        self._is_own = is_own
         self.lap("plan")
         bits, sifted, depth, probes = None, None, effort.depth, effort.probes
-        if share < _SIFTED_SHARE_MIN:
+        if is_own or share < _SIFTED_SHARE_MIN:
             bits = self._packed()
         elif self._allowed is not None:
             sifted, depth = self._allowed, int(_SPARE_DEPTH * depth / share) + 8
         enough = min(effort.depth, self._count)
         if measuring.located is not None and self.now_ns is None:  # else to time the two apart
-            scan = index.codes.scan(row_length(query), probes, depth, bits)
+            scan = codes.scan(row_length(query), probes, depth, bits)
             found = None if scan is None else measuring.by(scan, sifted, effort.depth, enough)
             if found is not None:
                 return found, probes
-        points = index.codes.space.query_points(query[None])
+        points = codes.space.query_points(query[None])
         while True:
-            places = index.codes.search(points, probes, depth, bits)[0][0]
+            places = codes.search(points, probes, depth, bits)[0][0]
             candidates = places if len(places) and places[-1] >= 0 else places[places >= 0]
             if sifted is not None:
                 candidates = candidates[sifted[candidates]]

@@ -93,6 +93,8 @@ class Searching:
         self, nearest: Nearest, vector: npt.NDArray[np.float32], wanted: Wanted, effort: Aim
     ) -> Hits:
         found = nearest.find(vector, effort)
+        if self.index is not None and self.index.filters.wanted is not None:
+            self.indexing.wake()
         excluded = name_rows(self.view, found.damaged) if found.damaged else []
         if excluded and wanted.on_damage == "fail":
             what = "vectors" if nearest.matching is None else "vectors or metadata"

@@ -34,7 +34,7 @@ import numpy as np
 from dvecdb.records import Metric
 from dvecdb.search.compiled import Scan, compiled
 from dvecdb.search.kernels import faiss_library, row_norms
-from dvecdb.search.packing import put, take
+from dvecdb.search.packing import put, put_chosen, take
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -247,6 +247,16 @@ class Codes:
         for part, moved in ((base, numbers < end), (tail, numbers >= end)):
             put(part, lists[moved], codes[moved], numbers[moved])
         return Codes(self.space, self._empty, base, tail if tail.ntotal else None)
+
+    def narrowed(self, chosen: npt.NDArray[np.bool_]) -> Codes:
+        """Return codes of some rows of the base, bool[numbers], and of all of the tail."""
+        base = faiss_library().clone_index(self._empty)
+        put_chosen(base, self._base, chosen)
+        return Codes(self.space, self._empty, base, self._tail)
+
+    def with_tail_of(self, other: Codes) -> Codes:
+        """Return codes of the rows of this base and of another's tail, with the same lists."""
+        return Codes(self.space, self._empty, self._base, other._tail)
 
     def search(
         self, points: Points, probes: int, depth: int, allowed: npt.NDArray[np.uint8] | None = None

@@ -92,6 +92,29 @@ def take(index: Any) -> tuple[Numbers, Bytes, Numbers]:
     return np.repeat(np.arange(index.nlist), sizes), np.concatenate(codes), np.concatenate(numbers)
 
 
+def put_chosen(index: Any, source: Any, chosen: npt.NDArray[np.bool_]) -> None:
+    """Put rows of another index with the same lists into an empty one, list by list.
+
+    chosen: bool[numbers]. The source is only read.
+    """
+    given, held = _lists(source), _lists(index)
+    for number in range(source.nlist):
+        size = given.list_size(number)
+        numbers = _numbers(given, number, size) if size else np.zeros(0, np.int64)
+        rows = np.flatnonzero(chosen[numbers])
+        if not len(rows):
+            continue
+        held.resize(number, len(rows))
+        _numbers(held, number, len(rows))[:] = numbers[rows]
+        whole = _blocks(source, given, number, 0, size)
+        needed, at = np.unique(rows // BLOCK_ROWS, return_inverse=True)
+        codes = unpack(whole[needed], len(needed) * BLOCK_ROWS)
+        _blocks(index, held, number, 0, len(rows))[:] = pack(
+            codes[at * BLOCK_ROWS + rows % BLOCK_ROWS]
+        )
+        index.ntotal += len(rows)
+
+
 def _lists(index: Any) -> Any:
     return import_module("faiss").downcast_InvertedLists(index.invlists)
 
