@@ -130,6 +130,24 @@ def test_after_a_flush_and_a_compaction_they_are_looked_for_anew(tmp_path):
         assert len(docs._store.index._located) == 1  # of the view that is still there
 
 
+@pytest.mark.parametrize("searched", [True, False])
+def test_who_grows_an_index_finds_out_where_rows_lie_for_those_who_search(
+    tmp_path, monkeypatch, read_rows, searched
+):
+    monkeypatch.setattr(index, "_ASKED_BEFORE", 100)
+    with open_at(tmp_path) as database:
+        docs = filled(database, flushed=False)
+        if searched:
+            check(docs)
+        docs.upsert(names(100, COUNT), -rows(100, 3))
+        docs.wait_for_index()
+        store = docs._store
+        assert bool(store.index.known_located(store.view)) == searched
+        del read_rows[:]
+        check(docs, -rows(100, 3)[5])
+        assert bool(read_rows) != searched
+
+
 def test_an_index_that_grew_knows_what_it_knew(tmp_path, read_rows):
     with open_at(tmp_path) as database:
         docs = filled(database)
@@ -256,7 +274,7 @@ def test_what_is_found_in_one_call_is_what_is_found_in_several(tmp_path, at_once
         assert sum(found is not None for found in at_once) >= len(expected) / 2
 
 
-def test_a_tail_or_another_faiss_takes_several_calls(tmp_path, at_once, monkeypatch):
+def test_another_faiss_takes_several_calls_and_a_tail_does_not(tmp_path, at_once, monkeypatch):
     with open_at(tmp_path) as database:
         docs = filled_with_metadata(database)
         expected = answers(docs, recall=0.9)
@@ -268,8 +286,10 @@ def test_a_tail_or_another_faiss_takes_several_calls(tmp_path, at_once, monkeypa
         assert not at_once
         docs.upsert(names(100, 5_000), -rows(100))
         docs.wait_for_index()
-        answers(docs, recall=0.9)
+        expected = answers(docs, recall=0.9, explain=True)
         assert not at_once
+        assert answers(docs, recall=0.9) == expected
+        assert at_once
 
 
 INTERRUPTED = """

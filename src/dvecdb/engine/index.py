@@ -126,6 +126,11 @@ class Index:
             self._located[view] = found
         return found
 
+    @property
+    def is_searched(self) -> bool:
+        """Whether anybody looked for candidates in it yet."""
+        return bool(self._asked or self._located)
+
     def known_located(self, view: View) -> Located | None:
         """Return where the rows lie if that was found out."""
         return self._located.get(view)

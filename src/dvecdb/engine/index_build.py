@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import numpy as np
 
 from dvecdb.engine.index import Index
+from dvecdb.engine.located import Located
 from dvecdb.engine.row_range import RowRange
 from dvecdb.engine.segment import Segment
 from dvecdb.records import Metric
@@ -188,7 +189,12 @@ def grow(
         grown.filters = index.filters.with_tail_of(codes)
     located = index.known_located(view)
     if located is not None:
-        grown.keep_located(view, located.with_places(places))
+        located = located.with_places(places)
+    elif index.is_searched:  # beside writers a search has no time for it
+        located = Located.of(view, places)
+    if located is not None:
+        located.learn_chunks(view)
+        grown.keep_located(view, located)
     return grown
 
 

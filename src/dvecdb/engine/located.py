@@ -85,6 +85,11 @@ class Located:
         """Know the rows of a chunk."""
         self.put(chunk, np.arange(chunk.count_below(self._places.row_end)))
 
+    def learn_chunks(self, view: View) -> None:
+        """Know the rows in memory."""
+        for chunk in _chunks(view):
+            self.learn_chunk(chunk)
+
     def put(self, source: Segment | Chunk, ordinals: Numbers) -> None:
         """Know rows of a source that may be served."""
         places = self._places.ordinals_of(source.rows_at(ordinals))
