@@ -131,6 +131,20 @@ def test_they_last_while_rows_go_and_come(tmp_path):
         assert not [hit for hit in docs.search(rows(2, 9)[0], where=WHERE) if hit.id == "id 5"]
 
 
+def test_how_often_a_filter_was_asked_for_is_known_when_the_index_has_grown(tmp_path):
+    with open_at(tmp_path) as database:
+        docs = filled(database)
+        for number in range(3):
+            assert why(docs) != OWN
+            before = docs._store.index
+            docs.upsert([f"new {number}-{n}" for n in range(80)], rows(80, 4), [{"g": 0}] * 80)
+            docs.wait_for_index()
+            assert docs._store.index is not before
+        index_care.tend_index(docs._store)
+        assert why(docs) == OWN
+        check(docs)
+
+
 def test_another_base_needs_others(tmp_path, monkeypatch):
     with open_at(tmp_path) as database:
         docs = filled(database)
@@ -153,7 +167,7 @@ def test_a_state_that_has_other_rows_is_searched_in_all_lists(tmp_path):
         own = index.filters._narrowed[where]
         lacking = own.outside.copy()
         lacking[1] = True  # as if it had been dropped when these were made
-        index.filters.keep(where, Narrowed(own.codes, lacking, own.rows))
+        index.filters.keep(where, Narrowed(own.codes, lacking, own.size_bytes))
         assert why(docs) != OWN
         docs.delete(["id 1"])
         assert why(docs) == OWN
@@ -208,7 +222,7 @@ def filters_of(count):
     return [parse_filter({"g": number}) for number in range(count)]
 
 
-def test_there_are_never_more_rows_than_may_be():
+def test_there_is_never_more_than_may_be():
     filters, wheres = Filters(), filters_of(5)
     for where in wheres:
         assert filters.make_room(40, 100)

@@ -185,8 +185,7 @@ def grow(
         codes, index.curve, places, base_end, index.trained_rows,
         np.union1d(index.zeros, zeros), np.union1d(index.apart, apart), index.apart_before, name,
     )  # fmt: skip
-    if base_end == index.base_end:
-        grown.filters = index.filters.with_tail_of(codes)
+    grown.filters = index.filters.grown(codes, same_base=base_end == index.base_end)
     located = index.known_located(view)
     if located is not None:
         located = located.with_places(places)

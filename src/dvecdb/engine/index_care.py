@@ -144,22 +144,24 @@ def _do_what_is_due(store: Store, stopping: Callable[[], bool], *, renew: bool) 
 
 def _narrow(store: Store) -> bool:
     """Make the codes of a filter that is asked for often, if one is."""
-    index, visible = store.index, store.visible
+    index, visible = store.index, store.visible  # before the view, as a search has them
     where = None if index is None else index.filters.wanted
     if index is None or where is None or store.stopped is not None:
         return False
     index.filters.wanted = None
-    matching = Matching(store.view, where, visible.lsn, visible.row_limit)
+    view = store.view
+    matching = Matching(view, where, visible.lsn, visible.row_limit)
     chosen = np.zeros(index.places.rows, dtype=np.bool_)
-    for source, count in store.view.sources(min(index.row_end, visible.row_limit)):
+    for source, count in view.sources(min(index.row_end, visible.row_limit)):
         index.put(chosen, source, matching.mask(source, count))
     inside = chosen[: index.places.count_below(index.base_end)]
     rows = int(np.count_nonzero(inside))
     if matching.damaged or rows > SHARE_MAX * len(inside):
         return False
-    if not index.filters.make_room(rows, len(inside)):
+    size_bytes = index.codes.bytes_of(rows)
+    if not index.filters.make_room(size_bytes, index.codes.size_bytes):
         return False
-    index.filters.keep(where, Narrowed(index.codes.narrowed(chosen), ~inside, rows))
+    index.filters.keep(where, Narrowed(index.codes.narrowed(chosen), ~inside, size_bytes))
     return True
 
 

@@ -34,11 +34,14 @@ _STATES_MAX: Final = 16
 
 @dataclass(frozen=True, slots=True)
 class Narrowed:
-    """Codes of some rows of the base, and of all of the tail. outside: bool[places of the base]."""
+    """Codes of some rows of the base, and of all of the tail.
+
+    outside: bool[places of the base], the other rows; size_bytes: of what is not shared.
+    """
 
     codes: Codes
     outside: Flags
-    rows: int
+    size_bytes: int
     _covered: dict[Hashable, bool] = field(default_factory=dict)
 
     def covers(self, state: Hashable, allowed: Flags) -> bool:
@@ -53,7 +56,7 @@ class Narrowed:
 
     def with_tail_of(self, codes: Codes) -> Narrowed:
         """Return the same beside the tail of codes with the same base."""
-        return Narrowed(self.codes.with_tail_of(codes), self.outside, self.rows)
+        return Narrowed(self.codes.with_tail_of(codes), self.outside, self.size_bytes)
 
 
 class Filters:
@@ -64,11 +67,11 @@ class Filters:
 
     __slots__ = ("_asked", "_narrowed", "_used", "wanted")
 
-    def __init__(self, narrowed: dict[Filter, Narrowed] | None = None) -> None:
+    def __init__(self) -> None:
         self.wanted: Filter | None = None
         self._asked: dict[Filter, int] = {}
-        self._narrowed = narrowed or {}
-        self._used = dict.fromkeys(self._narrowed, 0)  # since somebody wanted room
+        self._narrowed: dict[Filter, Narrowed] = {}
+        self._used: dict[Filter, int] = {}  # since somebody wanted room
 
     def ask(self, where: Filter) -> Narrowed | None:
         """Return the codes of a filter that was asked for often, else count this time."""
@@ -84,18 +87,18 @@ class Filters:
                 self._asked = {}
         return found
 
-    def make_room(self, rows: int, rows_max: int) -> bool:
-        """Tell whether lists of so many rows may be made; there are never more than `rows_max`.
+    def make_room(self, size_bytes: int, bytes_max: int) -> bool:
+        """Tell whether lists of a size may be made; all together never have more than `bytes_max`.
 
         Others go for them, those kept longest first, but none that were used as often meanwhile.
         """
         kept = dict(self._narrowed)
-        held = sum(one.rows for one in kept.values())
+        held = sum(one.size_bytes for one in kept.values())
         for where in self._narrowed:
-            if held + rows > rows_max and self._used.get(where, 0) < ASKED_MIN:
-                held -= kept.pop(where).rows
+            if held + size_bytes > bytes_max and self._used.get(where, 0) < ASKED_MIN:
+                held -= kept.pop(where).size_bytes
         self._used = dict.fromkeys(kept, 0)
-        if held + rows > rows_max:
+        if held + size_bytes > bytes_max:
             return False
         self._narrowed = kept
         return True
@@ -104,6 +107,14 @@ class Filters:
         """Keep codes, for which there is room."""
         self._narrowed = {**self._narrowed, where: narrowed}
 
-    def with_tail_of(self, codes: Codes) -> Filters:
-        """Return what was made for the same base, beside another tail."""
-        return Filters({w: one.with_tail_of(codes) for w, one in self._narrowed.items()})
+    def grown(self, codes: Codes, *, same_base: bool) -> Filters:
+        """Return the filters of an index that grew: how often they were asked for, and its lists.
+
+        codes: its own; lists go with the base.
+        """
+        grown = Filters()
+        grown.wanted, grown._asked = self.wanted, self._asked
+        if same_base:
+            kept = {where: one.with_tail_of(codes) for where, one in self._narrowed.items()}
+            grown._narrowed, grown._used = kept, self._used
+        return grown

@@ -200,8 +200,12 @@ class Codes:
     @property
     def size_bytes(self) -> int:
         """The bytes they take in memory, about."""
+        return self.bytes_of(self.count)
+
+    def bytes_of(self, rows: int) -> int:
+        """Return the bytes that so many rows take in lists like these, about."""
         each = int(self._base.code_size) + 8
-        return self.count * each + self.lists * self.space.components * 4
+        return rows * each + self.lists * self.space.components * 4
 
     def code(self, numbers: Numbers, points: Points) -> Coded:
         """Return rows with their codes: numbers int64[n], points float32[n, components].
