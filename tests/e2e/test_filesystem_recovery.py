@@ -127,22 +127,24 @@ def test_a_full_disk_refuses_by_name_and_loses_nothing(small, operation):
         docs, kept = (make(database, name, [1, 2]) for name in ("docs", "kept"))
         backup = kept.backup()
         numbers = fill(database, small, docs)
-        call = REFUSED[operation]
+        first, call = [1, 2], REFUSED[operation]
         if operation == "restore backup":
             call = lambda db, docs: db.restore(backup.name, "new")  # noqa: E731
         with pytest.raises(DvecdbError) as refused:
             for _ in range(200):  # what is tiny may fit in a corner that was left
                 call(database, docs)
+                if operation == "undo":  # a flush had left room for it: there is less each time
+                    first, numbers = [1], fill(database, small, docs)
                 if "new" in database.collections():
                     database.hard_delete("new")
                 fill_corner(small)
         assert refused.value.code == Code.DISK_FULL, refused.value
         check(kept, [1, 2])
-        check(docs, [1, 2, *numbers])
+        check(docs, [*first, *numbers])
         assert "new" not in database.collections()
     with dvecdb.open(path, settings=SETTINGS) as database:
         assert database.collections() == ["docs", "kept"]
-        check(database.collection("docs"), [1, 2, *numbers])
+        check(database.collection("docs"), [*first, *numbers])
         with database.preview(backup.name) as preview:
             check(preview, [1, 2])
         assert not [name for name, _, _ in os.walk(path) if ".partial-" in name]

@@ -19,7 +19,7 @@ import uvicorn
 import uvloop
 
 from dvecdb.node.protocol import Connections, LimitedProtocol
-from dvecdb.node.sockets import port_in_use
+from dvecdb.node.sockets import close_to_new, port_in_use
 from dvecdb.telemetry import Event
 
 if TYPE_CHECKING:
@@ -111,6 +111,7 @@ class Listener(uvicorn.Server):
         """Stop accepting, answer what was accepted, close."""
         self._shared.is_stopping = True
         late = self._bound.dup()
+        close_to_new(late)  # who came between the last look and the end would be cut off
         for server in self.servers:
             server.close()
         await self._accept_last(late)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import errno
 import resource
 import socket
 import ssl
+import struct
+import sys
 from typing import TYPE_CHECKING, Final
 
 from dvecdb.errors import Code, DirectoryError
@@ -14,6 +18,10 @@ from dvecdb.node.settings import invalid
 if TYPE_CHECKING:
     from dvecdb.node.settings import ServerSettings
 
+_SO_ATTACH_FILTER: Final = 26
+_RETURN: Final = 6
+"""Of a packet filter (socket(7), and McCanne and Jacobson, "The BSD Packet Filter", 1993): so many
+bytes of the packet go on."""
 _HANDLES_WANTED: Final = 65_536
 _HANDLES_KEPT: Final = 512
 """File handles that connections may not use: they are for the data."""
@@ -43,6 +51,20 @@ def bind(host: str, port: int, setting: str) -> socket.socket:
             f"{setting}: cannot listen on {host} port {port}: {error.strerror}", setting=setting
         ) from error
     return bound
+
+
+def close_to_new(listening: socket.socket) -> None:
+    """Let no connection begin any more; those that wait to be accepted can be.
+
+    A filter of the system passes on none of what comes in: whoever connects gets no answer and
+    tries again, and is refused once the socket is closed. Not on systems other than Linux.
+    """
+    if sys.platform != "linux":
+        return
+    nothing = ctypes.create_string_buffer(struct.pack("HBBI", _RETURN, 0, 0, 0))
+    program = struct.pack("HL", 1, ctypes.addressof(nothing))  # one instruction, and where it is
+    with contextlib.suppress(OSError):
+        listening.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, program)
 
 
 def port_in_use(host: str, port: int, setting: str) -> DirectoryError:
