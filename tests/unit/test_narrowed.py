@@ -248,8 +248,11 @@ def test_what_is_used_as_often_stays():
 
 def test_counting_has_a_bound(monkeypatch):
     monkeypatch.setattr(narrowed, "_COUNTED_MAX", 5)
-    filters = Filters()
-    for where in filters_of(50):
+    monkeypatch.setattr(narrowed, "ASKED_MIN", 20)
+    filters, (often, *others) = Filters(), filters_of(60)
+    for number, where in enumerate(others):
         filters.ask(where)
         assert len(filters._asked) <= 5
-    assert filters.wanted is None
+        if number % 2:
+            filters.ask(often)
+    assert filters.wanted == often

@@ -158,7 +158,7 @@ def _narrow(store: Store) -> bool:
     rows = int(np.count_nonzero(inside))
     if matching.damaged or rows > SHARE_MAX * len(inside):
         return False
-    size_bytes = index.codes.bytes_of(rows)
+    size_bytes = index.codes.bytes_of(rows) + len(inside)
     if not index.filters.make_room(size_bytes, index.codes.size_bytes):
         return False
     index.filters.keep(where, Narrowed(index.codes.narrowed(chosen), ~inside, size_bytes))

@@ -69,7 +69,7 @@ class Filters:
 
     def __init__(self) -> None:
         self.wanted: Filter | None = None
-        self._asked: dict[Filter, int] = {}
+        self._asked: dict[int, int] = {}  # by hash: filters may be large
         self._narrowed: dict[Filter, Narrowed] = {}
         self._used: dict[Filter, int] = {}  # since somebody wanted room
 
@@ -79,12 +79,14 @@ class Filters:
         if found is not None:
             self._used[where] = self._used.get(where, 0) + 1
         else:
-            asked = self._asked[where] = self._asked.get(where, 0) + 1
+            key = hash(where)
+            asked = self._asked[key] = self._asked.get(key, 0) + 1
             if asked >= ASKED_MIN:
-                self._asked.pop(where, None)
+                self._asked.pop(key, None)
                 self.wanted = where
             elif len(self._asked) > _COUNTED_MAX:
-                self._asked = {}
+                again = {key: count for key, count in list(self._asked.items()) if count > 1}
+                self._asked = again if len(again) <= _COUNTED_MAX // 2 else {}
         return found
 
     def make_room(self, size_bytes: int, bytes_max: int) -> bool:
